@@ -1,0 +1,170 @@
+"""FashionMNIST for the notebooks: the shipped subset, or the full set."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import zlib
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHIPPED = REPOSITORY / "data" / "fashion_mnist"
+SOURCE_VARIABLE = "RAY_COURSE_FASHION_MNIST"
+DATA_VARIABLE = "RAY_COURSE_DATA"
+RESULTS_VARIABLE = "RAY_COURSE_RESULTS"
+
+FASHION_CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+
+
+class DataError(RuntimeError):
+    """A data file is missing, truncated or altered; the message says which and how to mend it."""
+
+
+def fashion_mnist_root(
+    full: bool = False,
+    source: str | os.PathLike[str] | None = None,
+    cache: str | os.PathLike[str] | None = None,
+) -> Path:
+    """Return a folder that `torchvision.datasets.FashionMNIST(root=...)` reads.
+
+    The files are verified against `data/fashion_mnist/checksums.json` and
+    unpacked once. Several processes may call this at the same time.
+
+    Args:
+        full: False for the shipped subset (10,000 training and 2,000 test
+            images of 28 x 28 pixels), True for all 60,000 + 10,000.
+        source: with full=True, a local folder with the four original IDX
+            files, gzipped or not. Default: the environment variable
+            RAY_COURSE_FASHION_MNIST. If neither is given, torchvision
+            downloads them.
+        cache: where the unpacked files are kept. Default: the environment
+            variable RAY_COURSE_DATA, else `data/.cache` in the repository.
+
+    Raises:
+        DataError: a file is missing, truncated or altered, or the download failed.
+
+    Source of the data: Xiao, Rasul and Vollgraf 2017, arXiv:1708.07747; MIT licence.
+    """
+    kind = "full" if full else "subset"
+    cache = Path(cache or os.environ.get(DATA_VARIABLE) or REPOSITORY / "data" / ".cache")
+    root = cache / f"fashion_mnist_{kind}"
+    raw = root / "FashionMNIST" / "raw"
+    expected = _expected(kind)
+    if all(_is_intact(raw / name, entry) for name, entry in expected.items()):
+        return root
+    cache.mkdir(parents=True, exist_ok=True)
+    # Everything is made beside its final place and moved there in one step, so
+    # that an interruption leaves nothing half-written.
+    with tempfile.TemporaryDirectory(dir=cache, prefix=".unpacking-") as folder:
+        made = Path(folder) / "root"
+        (made / "FashionMNIST" / "raw").mkdir(parents=True)
+        origin = _origin(full, source, Path(folder))
+        for name, entry in expected.items():
+            content = _verified(origin, name, entry, kind)
+            (made / "FashionMNIST" / "raw" / name).write_bytes(content)
+        _move_into_place(made, root, expected)
+    return root
+
+
+def results_dir(name: str) -> Path:
+    """Return (and make) the folder where a notebook leaves what a later one reads.
+
+    Args:
+        name: name of the folder, for example "fashion_mnist_resnet18".
+
+    Returns:
+        `results/<name>` in the repository, or below the folder that the
+        environment variable RAY_COURSE_RESULTS names (shared storage on a cluster).
+
+    Source: written for this course.
+    """
+    folder = Path(os.environ.get(RESULTS_VARIABLE) or REPOSITORY / "results") / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _is_intact(path: Path, entry: dict) -> bool:
+    if not path.is_file() or path.stat().st_size != entry["bytes"]:
+        return False
+    return hashlib.sha256(path.read_bytes()).hexdigest() == entry["sha256"]
+
+
+def _expected(kind: str) -> dict[str, dict]:
+    manifest = SHIPPED / "checksums.json"
+    if not manifest.is_file():
+        raise DataError(
+            f"{manifest} is missing: expected the course's repository around the helpers package. "
+            "Clone the repository and install it with 'pip install -e .' (or 'make lab'), on every machine of a cluster."
+        )
+    return json.loads(manifest.read_text())[kind]
+
+
+def _origin(full: bool, source: str | os.PathLike[str] | None, scratch: Path) -> Path:
+    """The folder with the packed files: shipped, named by the reader, or just downloaded."""
+    if not full:
+        return SHIPPED
+    named = source or os.environ.get(SOURCE_VARIABLE)
+    if named:
+        return Path(named)
+    from torchvision.datasets import FashionMNIST
+
+    try:
+        FashionMNIST(root=scratch / "download", download=True)
+    except Exception as error:
+        raise DataError(
+            f"FashionMNIST could not be downloaded ({error}). Without internet, name a folder with its four "
+            f"original files in the environment variable {SOURCE_VARIABLE}, or stay with the laptop size."
+        ) from error
+    return scratch / "download" / "FashionMNIST" / "raw"
+
+
+def _verified(folder: Path, name: str, entry: dict, kind: str) -> bytes:
+    """The unpacked content of one file, or a DataError that says what is wrong with it."""
+    mend = (
+        "Restore it with 'git checkout data/fashion_mnist'."
+        if kind == "subset"
+        else f"Get the original file again, or name another folder in {SOURCE_VARIABLE}."
+    )
+    path = next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
+    if path is None:
+        raise DataError(f"{folder / name}.gz is missing: expected the file, found none. {mend}")
+    packed = path.read_bytes()
+    try:
+        content = gzip.decompress(packed) if path.suffix == ".gz" else packed
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(
+            f"{path} is damaged: expected a whole gzip file, found {len(packed):,} bytes that do not unpack ({error}). {mend}"
+        ) from error
+    if len(content) != entry["bytes"]:
+        raise DataError(f"{path} has the wrong size: expected {entry['bytes']:,} bytes, found {len(content):,}. {mend}")
+    found = hashlib.sha256(content).hexdigest()
+    if found != entry["sha256"]:
+        raise DataError(f"{path} is altered: expected SHA-256 {entry['sha256']}, found {found}. {mend}")
+    return content
+
+
+def _move_into_place(made: Path, root: Path, expected: dict[str, dict]) -> None:
+    try:
+        made.rename(root)
+        return
+    except OSError:
+        pass  # the folder exists: another process was faster, or it is an old and broken one
+    for name in expected:
+        target = root / "FashionMNIST" / "raw" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(made / "FashionMNIST" / "raw" / name, target)

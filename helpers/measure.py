@@ -1,0 +1,67 @@
+"""Fair timing on a noisy machine, and the memory of what really is in use."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+import pandas as pd
+import psutil
+
+
+def compare(ways: Mapping[str, Callable[[], object]], rounds: int = 3) -> pd.DataFrame:
+    """Time several ways of doing the same work, in turns, and compare their medians.
+
+    A machine's speed drifts. Taking turns (A B C, A B C, ...) lets the drift hit
+    every way alike, so the ratios can be trusted more than the seconds.
+
+    Args:
+        ways: name -> a function without arguments that does the work once.
+        rounds: how often each is run.
+
+    Returns:
+        One row for each way: "seconds" (the median) and "times the first"
+        (its median divided by that of the first way).
+
+    Raises:
+        ValueError: there are no ways, or fewer than one round.
+
+    Source: written for this course.
+    """
+    if not ways or rounds < 1:
+        raise ValueError(f"compare needs at least one way and one round, but got {len(ways)} ways and {rounds} rounds.")
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, work in ways.items():
+            start = time.perf_counter()
+            work()
+            seconds[name].append(time.perf_counter() - start)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    first = next(iter(medians.values()))
+    return pd.DataFrame(
+        {"seconds": medians.values(), "times the first": [m / first for m in medians.values()]}, index=list(medians)
+    ).round(3)
+
+
+def memory_mb(process: psutil.Process | None = None) -> float:
+    """Memory of a process and of all processes that it started, in MB (10**6 bytes).
+
+    Memory that several processes share is counted once in the sum (the
+    proportional set size of Linux). Where the system does not tell it, the
+    resident set size is used, which counts shared memory several times.
+
+    Args:
+        process: the process at the top; default: this one.
+
+    Source: psutil's memory_full_info.
+    """
+    top = process or psutil.Process()
+    total = 0
+    for one in [top, *top.children(recursive=True)]:
+        try:
+            info = one.memory_full_info()
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+        total += getattr(info, "pss", info.rss)
+    return total / 1e6

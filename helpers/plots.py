@@ -1,0 +1,178 @@
+"""Plots of the course: one look, colours that colour-blind readers can tell apart, alt text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from io import BytesIO
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+# Okabe and Ito, "Color Universal Design", 2008: told apart with any colour vision.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+STYLE = {
+    "axes.prop_cycle": plt.cycler(color=COLOURS),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": "medium",
+    "figure.constrained_layout.use": True,
+    "font.size": 10,
+}
+
+
+def show(figure: Figure, alt: str) -> None:
+    """Display a figure once, as a PNG that carries a description for screen readers.
+
+    Args:
+        figure: a matplotlib figure; it is closed afterwards.
+        alt: one or two sentences that say what the picture shows.
+
+    Source: the metadata key "alt" is what nbconvert reads.
+    """
+    from IPython.display import Image, display
+
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=80)
+    plt.close(figure)
+    display(Image(buffer.getvalue(), format="png", alt=alt))
+
+
+def _axes(title: str, width: float = 7.0, height: float = 2.8) -> tuple[Figure, Any]:
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(width, height))
+    axes.set_title(title, loc="left")
+    return figure, axes
+
+
+def timeline(spans: Iterable[Mapping[str, Any]], title: str) -> None:
+    """Show who worked when: one row for each worker, one bar for each piece of work.
+
+    Args:
+        spans: mappings with "worker" (any label), "start" and "end" (seconds on
+            one clock, such as time.time()) and, if wished, "label" (short text).
+        title: what the reader should see.
+
+    Raises:
+        ValueError: there are no spans.
+
+    Source: written for this course.
+    """
+    spans = list(spans)
+    if not spans:
+        raise ValueError("timeline needs at least one span, but got none.")
+    zero = min(span["start"] for span in spans)
+    rows = list(dict.fromkeys(span["worker"] for span in sorted(spans, key=lambda s: s["start"])))
+    figure, axes = _axes(title, height=0.9 + 0.4 * len(rows))
+    for i, span in enumerate(spans):
+        start, length = span["start"] - zero, span["end"] - span["start"]
+        axes.barh(rows.index(span["worker"]), length, left=start, height=0.7, color=COLOURS[i % 6], edgecolor="white")
+        if span.get("label"):
+            axes.text(
+                start + length / 2, rows.index(span["worker"]), span["label"], ha="center", va="center", fontsize=8
+            )
+    axes.set_yticks(range(len(rows)), [str(row) for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlabel("seconds")
+    total = max(span["end"] for span in spans) - zero
+    show(figure, f"Timeline. {title}. {len(spans)} pieces of work on {len(rows)} rows in {total:.1f} seconds.")
+
+
+def bars(values: Mapping[str, float], title: str, unit: str, digits: int = 2) -> None:
+    """Show a few numbers as horizontal bars, each with its value.
+
+    Args:
+        values: name -> number, in the order from top to bottom.
+        title: what the reader should see.
+        unit: label of the axis, with the unit.
+        digits: digits after the decimal point.
+
+    Source: written for this course.
+    """
+    figure, axes = _axes(title, height=0.9 + 0.4 * len(values))
+    names, numbers = list(values), [float(v) for v in values.values()]
+    drawn = axes.barh(names, numbers, color=[COLOURS[i % len(COLOURS)] for i in range(len(names))])
+    axes.bar_label(drawn, [f"{n:,.{digits}f}" for n in numbers], padding=3)
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set_xlabel(unit)
+    listed = ", ".join(f"{name} {n:,.{digits}f}" for name, n in zip(names, numbers, strict=True))
+    show(figure, f"Bar chart. {title}. {unit}: {listed}.")
+
+
+def lines(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], title: str, xlabel: str, ylabel: str) -> None:
+    """Show one or more curves.
+
+    Args:
+        series: name -> (x values, y values), two sequences of one length.
+        title: what the reader should see.
+        xlabel: label of the horizontal axis, with the unit.
+        ylabel: label of the vertical axis, with the unit.
+
+    Source: written for this course.
+    """
+    figure, axes = _axes(title)
+    markers = "os^Dvx"
+    said = []
+    for i, (name, (x, y)) in enumerate(series.items()):
+        axes.plot(x, y, label=name, marker=markers[i % 6], color=COLOURS[i % len(COLOURS)])
+        said.append(f"{name} goes from {float(y[0]):.3g} to {float(y[-1]):.3g}")
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.legend(frameon=False)
+    show(figure, f"Line chart. {title}. {ylabel} over {xlabel}: {'; '.join(said)}.")
+
+
+def images(pictures: Sequence[np.ndarray], captions: Sequence[str], title: str, columns: int = 6) -> None:
+    """Show grey-level pictures in a grid, each with a caption.
+
+    Args:
+        pictures: arrays of shape (height, width), any number type.
+        captions: one text for each picture.
+        title: what the reader should see.
+        columns: pictures in a row.
+
+    Source: written for this course.
+    """
+    rows = -(-len(pictures) // columns)
+    with plt.rc_context(STYLE):
+        figure, grid = plt.subplots(rows, columns, figsize=(1.35 * columns, 1.7 * rows + 0.3), squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, picture, caption in zip(grid.flat, pictures, captions, strict=False):
+        axes.imshow(picture, cmap="gray_r")
+        axes.set_title(caption, fontsize=8)
+    figure.suptitle(title, x=0.01, ha="left", fontsize="medium")
+    said = "; ".join(caption.replace("\n", ", ") for caption in captions)
+    show(figure, f"{len(pictures)} pictures. {title}. {said}.")
+
+
+def confusion(matrix: np.ndarray, classes: Sequence[str], title: str) -> None:
+    """Show a confusion matrix with its counts.
+
+    Args:
+        matrix: integer counts of shape (classes, classes); row i, column j
+            counts the pictures of class i that were taken for class j.
+        classes: the names of the classes.
+        title: what the reader should see.
+
+    Source: written for this course.
+    """
+    figure, axes = _axes(title, width=6.2, height=5.2)
+    axes.imshow(matrix, cmap="Blues")
+    for i, j in np.ndindex(*matrix.shape):
+        if matrix[i, j]:
+            colour = "white" if matrix[i, j] > matrix.max() / 2 else "black"
+            axes.text(j, i, int(matrix[i, j]), ha="center", va="center", fontsize=8, color=colour)
+    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
+    axes.set_yticks(range(len(classes)), classes)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    off = matrix - np.diag(np.diag(matrix))
+    i, j = np.unravel_index(off.argmax(), off.shape)
+    alt = (
+        f"Confusion matrix. {title}. {np.trace(matrix)} of {matrix.sum()} are on the diagonal; "
+        f"the most frequent mistake is {classes[i]} taken for {classes[j]}, {off[i, j]} times."
+    )
+    show(figure, alt)

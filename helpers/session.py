@@ -1,0 +1,89 @@
+"""Settings for `ray.init` that keep a notebook quiet, private and free of clashes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+from pathlib import Path
+from typing import Any
+
+# Each is set only where the reader has not set it. Why each of them is here:
+ENVIRONMENT = {
+    "RAY_AUTH_MODE": "token",  # only holders of the token may run code on this cluster
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to anyone
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # silences a warning about num_gpus=0
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # a print in a training worker appears once, not twice
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # otherwise an internal message at level ERROR
+    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "300",  # a worker that forgets to report ends in an error
+}
+
+
+def ray_options(**settings: Any) -> dict[str, Any]:
+    """Arguments for `ray.init`: a private local cluster, or the one in RAY_ADDRESS.
+
+    Without RAY_ADDRESS the result starts a new cluster that listens on this
+    machine only, whose token is readable by its owner only. With RAY_ADDRESS
+    it joins that cluster, leaves out what only a new cluster can be told
+    (num_cpus, num_gpus, resources, object_store_memory and private settings), and
+    sends this package along, so that workers on other machines can import it.
+
+    Args:
+        **settings: further arguments of `ray.init`, such as num_cpus=2.
+
+    Returns:
+        A dict for `ray.init(**ray_options(...))`.
+
+    Source: the variables are those of Ray 2.60.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    # Its executor logs a dozen lines for each dataset; warnings still appear.
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    address = os.environ.get("RAY_ADDRESS")
+    if address and address != "local":
+        only_new = ("num_cpus", "num_gpus", "resources", "object_store_memory", "object_spilling_directory")
+        kept = {k: v for k, v in settings.items() if k not in only_new and not k.startswith("_")}
+        return {
+            "address": address,
+            "runtime_env": {"py_modules": [str(Path(__file__).parent)]},
+            **quiet,
+            **kept,
+        }
+    if os.environ["RAY_AUTH_MODE"] == "token":
+        _private_token()
+    port = _dashboard_port()
+    # Ray Train looks for the dashboard of *its* cluster here. Without it, two
+    # notebooks running at once on one machine find each other's.
+    os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
+    return {"address": "local", "dashboard_port": port, **quiet, **settings}
+
+
+def _private_token() -> None:
+    """Make sure that the token file exists and that only its owner can read it."""
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return
+    path = Path.home() / ".ray" / "auth_token"
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        path.chmod(0o600)
+        return
+    with os.fdopen(handle, "w") as file:
+        file.write(secrets.token_hex(32))
+
+
+def _dashboard_port(preferred: int = 8265) -> int:
+    """Ray's usual dashboard port, or a free one if another notebook has it."""
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return probe.getsockname()[1]
+    raise OSError("No free port for the Ray dashboard: close a program that listens on 127.0.0.1 and try again.")
