@@ -6,6 +6,8 @@ import logging
 import os
 import secrets
 import socket
+import sys
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ def ray_options(**settings: Any) -> dict[str, Any]:
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    _refresh_ray_config()
     # Its executor logs a dozen lines for each dataset; warnings still appear.
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -54,11 +57,26 @@ def ray_options(**settings: Any) -> dict[str, Any]:
         }
     if os.environ["RAY_AUTH_MODE"] == "token":
         _private_token()
+    # Loopback only: nobody else can reach the cluster, and it also starts on a
+    # machine without any network.
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
     port = _dashboard_port()
     # Ray Train looks for the dashboard of *its* cluster here. Without it, two
     # notebooks running at once on one machine find each other's.
     os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
-    return {"address": "local", "dashboard_port": port, **quiet, **settings}
+    return {"address": "local", "_node_ip_address": "127.0.0.1", "dashboard_port": port, **quiet, **settings}
+
+
+def _refresh_ray_config() -> None:
+    """Let an already imported Ray read the variables again.
+
+    `import ray` reads them once. Without this, a notebook that imports Ray
+    first would start a cluster that demands a token, and not send one itself.
+    """
+    if "ray" in sys.modules and not sys.modules["ray"].is_initialized():
+        from ray._raylet import Config
+
+        Config.initialize("")
 
 
 def _private_token() -> None:

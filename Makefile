@@ -1,0 +1,43 @@
+# The two commands are `make lab` and `make test`. `make help` lists them all.
+PYTHON ?= python3
+PORT ?= 8888
+BIN := .venv/bin
+READY := .venv/.ready
+# One notebook, or all: make notebooks ONLY=notebooks/01_tasks_and_actors.ipynb
+ONLY ?= notebooks
+SECONDS_PER_CELL ?= 240
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help lab test test-fast test-all notebooks lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+lab: $(READY) ## set up if needed, then open the course in JupyterLab
+	cd notebooks && ../$(BIN)/jupyter lab --port $(PORT) $(LAB_ARGS) 00_start_here.ipynb
+
+test: $(READY) ## set up if needed, then all tests and all notebooks
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout $(SECONDS_PER_CELL) tests notebooks
+
+test-fast: $(READY) ## under a minute: helpers and static checks of the notebooks
+	$(BIN)/python -m pytest -m fast tests
+
+test-all: $(READY) ## everything, and each notebook a second time, offline and in pairs
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout $(SECONDS_PER_CELL) --long tests notebooks
+
+notebooks: $(READY) ## run the notebooks and refresh their committed outputs
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout $(SECONDS_PER_CELL) --overwrite $(ONLY)
+
+lock: $(READY) ## compile requirements.txt from pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+		--no-emit-index-url --custom-compile-command "make lock" pyproject.toml --output-file requirements.txt
+
+clean: ## remove what was made here: environment, unpacked data, results
+	rm -rf .venv .report .pytest_cache .ruff_cache build *.egg-info data/.cache results
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is newer than both files as long as the environment is up to date.
+$(READY): requirements.txt pyproject.toml tools/install.py
+	$(PYTHON) tools/install.py
+	@touch $(READY)

@@ -1,0 +1,125 @@
+"""Live progress of a Ray Train run in the notebook, and its reports as a table."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from typing import Any
+
+import pandas as pd
+import ray
+from ray.train import Checkpoint, UserCallback
+
+
+@ray.remote(num_cpus=0)
+class _Board:
+    """Collects the reports of the workers; lives as long as the progress display."""
+
+    def __init__(self) -> None:
+        self.reports: list[dict[str, Any]] = []
+
+    def add(self, report: dict[str, Any]) -> None:
+        self.reports.append(report)
+
+    def all(self) -> list[dict[str, Any]]:
+        return self.reports
+
+
+class _SendReports(UserCallback):
+    """Runs in Ray Train's controller process and passes each report on to the board."""
+
+    def __init__(self, board_name: str) -> None:
+        self.board_name = board_name
+
+    def _send(self, entry: dict[str, Any]) -> None:
+        ray.get_actor(self.board_name).add.remote({"time": time.time(), **entry})
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
+        self._send({"metrics": metrics[0]})
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        for rank, error in worker_exceptions.items():
+            self._send({"failed": rank, "error": type(error).__name__})
+
+
+class TrainingProgress:
+    """Show the newest report of a running `trainer.fit()`, with the time that is left.
+
+        with TrainingProgress("epoch", total=3) as progress:
+            trainer = TorchTrainer(..., run_config=RunConfig(callbacks=[progress.callback]))
+            result = trainer.fit()
+        progress.table()
+
+    Args:
+        step: the reported metric that counts up to `total`.
+        total: its last value, for the time that is left.
+
+    Source: built on ray.train.UserCallback.
+    """
+
+    def __init__(self, step: str, total: int) -> None:
+        self.step, self.total = step, total
+        self._name = f"progress-{uuid.uuid4().hex[:8]}"
+        self.callback = _SendReports(self._name)
+        self._reports: list[dict[str, Any]] = []
+
+    def __enter__(self) -> TrainingProgress:
+        from IPython.display import display
+
+        self._board = _Board.options(name=self._name).remote()
+        self._started = time.time()
+        self._done = threading.Event()
+        self._shown = display({"text/plain": "starting workers ..."}, raw=True, display_id=True)
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._done.set()
+        self._thread.join(timeout=30)
+        ray.kill(self._board)
+
+    def table(self) -> pd.DataFrame:
+        """One row for each report of rank 0, in the order in which they came."""
+        return pd.DataFrame([report["metrics"] for report in self._reports if "metrics" in report])
+
+    def events(self) -> list[str]:
+        """What happened when, in seconds since the start: reports, failures."""
+        return [f"{r['time'] - self._started:6.0f} s  {self._sentence(r)}" for r in self._reports]
+
+    def _follow(self) -> None:
+        while True:
+            last_look = self._done.wait(1.0)
+            try:
+                self._reports = ray.get(self._board.all.remote(), timeout=20)
+            except ray.exceptions.RayError:
+                pass  # the cluster is going down; what was seen so far stays
+            self._show(finished=last_look)
+            if last_look:
+                return
+
+    def _show(self, finished: bool) -> None:
+        lines = self.events() or ["starting workers ..."]
+        elapsed = time.time() - self._started
+        if finished:
+            lines.append(f"{elapsed:6.0f} s  done")
+        else:
+            lines.append(f"{elapsed:6.0f} s  running{self._time_left()}")
+        if self._shown is not None:
+            self._shown.update({"text/plain": "\n".join(lines)}, raw=True)
+
+    def _time_left(self) -> str:
+        steps = [(r["time"], r["metrics"][self.step]) for r in self._reports if "metrics" in r]
+        if len(steps) < 2 or steps[-1][1] <= steps[0][1]:
+            return ""
+        pace = (steps[-1][0] - steps[0][0]) / (steps[-1][1] - steps[0][1])
+        left = pace * (self.total - steps[-1][1]) - (time.time() - steps[-1][0])
+        return f", about {max(0, left):.0f} s left"
+
+    def _sentence(self, report: dict[str, Any]) -> str:
+        if "failed" in report:
+            return f"worker of rank {report['failed']} failed: {report['error']}"
+        metrics = report["metrics"]
+        rest = "  ".join(f"{k} {v:.3f}" for k, v in metrics.items() if k != self.step and isinstance(v, float))
+        return f"{self.step} {metrics[self.step]} of {self.total}  {rest}"
