@@ -109,7 +109,7 @@ def _expected(kind: str) -> dict[str, dict]:
     if not manifest.is_file():
         raise DataError(
             f"{manifest} is missing: expected the course's repository around the helpers package. "
-            "Clone the repository and install it with 'pip install -e .' (or 'make lab'), on every machine of a cluster."
+            "Clone the repository and install it with 'make lab' (or 'pip install -e .'), on every machine."
         )
     return json.loads(manifest.read_text())[kind]
 
@@ -148,7 +148,8 @@ def _verified(folder: Path, name: str, entry: dict, kind: str) -> bytes:
         content = gzip.decompress(packed) if path.suffix == ".gz" else packed
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
-            f"{path} is damaged: expected a whole gzip file, found {len(packed):,} bytes that do not unpack ({error}). {mend}"
+            f"{path} is damaged: expected a whole gzip file, found {len(packed):,} bytes "
+            f"that do not unpack ({error}). {mend}"
         ) from error
     if len(content) != entry["bytes"]:
         raise DataError(f"{path} has the wrong size: expected {entry['bytes']:,} bytes, found {len(content):,}. {mend}")

@@ -7,7 +7,6 @@ import os
 import secrets
 import socket
 import sys
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +56,27 @@ def ray_options(**settings: Any) -> dict[str, Any]:
         }
     if os.environ["RAY_AUTH_MODE"] == "token":
         _private_token()
-    # Loopback only: nobody else can reach the cluster, and it also starts on a
-    # machine without any network.
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
+    _loopback_only()
     port = _dashboard_port()
     # Ray Train looks for the dashboard of *its* cluster here. Without it, two
     # notebooks running at once on one machine find each other's.
     os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
-    return {"address": "local", "_node_ip_address": "127.0.0.1", "dashboard_port": port, **quiet, **settings}
+    return {"address": "local", "dashboard_port": port, **quiet, **settings}
+
+
+def _loopback_only() -> None:
+    """Let the new cluster listen on 127.0.0.1 and nowhere else.
+
+    Nobody else can reach it then, and it also starts on a machine without any
+    network. Ray does so by itself on macOS and Windows; on Linux this switch,
+    whose name does not say it, has the same effect.
+    """
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    if "ray" in sys.modules:
+        from ray._private import ray_constants
+
+        ray_constants.ENABLE_RAY_CLUSTER = False
 
 
 def _refresh_ray_config() -> None:
