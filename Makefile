@@ -6,6 +6,9 @@ READY := .venv/.ready
 # One notebook, or all: make notebooks ONLY=notebooks/01_tasks_and_actors.ipynb
 ONLY ?= notebooks
 SECONDS_PER_CELL ?= 240
+# Offline, where the system has network namespaces: what passes needs no internet.
+PYTEST = $(BIN)/python tools/offline.py $(BIN)/python -m pytest
+NBMAKE = --nbmake --nbmake-timeout $(SECONDS_PER_CELL)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
@@ -17,17 +20,17 @@ help: ## list the targets
 lab: $(READY) ## set up if needed, then open the course in JupyterLab
 	cd notebooks && ../$(BIN)/jupyter lab --port $(PORT) $(LAB_ARGS) 00_start_here.ipynb
 
-test: $(READY) ## set up if needed, then all tests and all notebooks
-	$(BIN)/python -m pytest --nbmake --nbmake-timeout $(SECONDS_PER_CELL) tests notebooks
+test: $(READY) ## set up if needed, then all tests and all notebooks, offline
+	$(PYTEST) $(NBMAKE) tests notebooks
 
 test-fast: $(READY) ## under a minute: helpers and static checks of the notebooks
 	$(BIN)/python -m pytest -m fast tests
 
-test-all: $(READY) ## everything, and each notebook a second time, offline and in pairs
-	$(BIN)/python -m pytest --nbmake --nbmake-timeout $(SECONDS_PER_CELL) --long tests notebooks
+test-all: $(READY) ## everything, each notebook a second time, and two notebooks at once
+	$(PYTEST) $(NBMAKE) --long tests notebooks
 
 notebooks: $(READY) ## run the notebooks and refresh their committed outputs
-	$(BIN)/python -m pytest --nbmake --nbmake-timeout $(SECONDS_PER_CELL) --overwrite $(ONLY)
+	$(PYTEST) $(NBMAKE) --overwrite $(ONLY)
 
 lock: $(READY) ## compile requirements.txt from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \

@@ -111,7 +111,13 @@ def _expected(kind: str) -> dict[str, dict]:
             f"{manifest} is missing: expected the course's repository around the helpers package. "
             "Clone the repository and install it with 'make lab' (or 'pip install -e .'), on every machine."
         )
-    return json.loads(manifest.read_text())[kind]
+    try:
+        return json.loads(manifest.read_text())[kind]
+    except (ValueError, KeyError) as error:
+        raise DataError(
+            f"{manifest} is damaged: expected the checksums of the {kind} set as JSON, found {error}. "
+            "Restore it with 'git checkout data/fashion_mnist'."
+        ) from error
 
 
 def _origin(full: bool, source: str | os.PathLike[str] | None, scratch: Path) -> Path:

@@ -83,7 +83,7 @@ def bars(values: Mapping[str, float], title: str, unit: str, digits: int = 2) ->
     """Show a few numbers as horizontal bars, each with its value.
 
     Args:
-        values: name -> number, in the order from top to bottom.
+        values: name -> number (a dict or a pandas Series), in the order from top to bottom.
         title: what the reader should see.
         unit: label of the axis, with the unit.
         digits: digits after the decimal point.
@@ -91,7 +91,7 @@ def bars(values: Mapping[str, float], title: str, unit: str, digits: int = 2) ->
     Source: written for this course.
     """
     figure, axes = _axes(title, height=0.9 + 0.4 * len(values))
-    names, numbers = list(values), [float(v) for v in values.values()]
+    names, numbers = zip(*((name, float(value)) for name, value in values.items()), strict=True)
     drawn = axes.barh(names, numbers, color=[COLOURS[i % len(COLOURS)] for i in range(len(names))])
     axes.bar_label(drawn, [f"{n:,.{digits}f}" for n in numbers], padding=3)
     axes.invert_yaxis()
@@ -115,9 +115,10 @@ def lines(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], title: 
     figure, axes = _axes(title)
     markers = "os^Dvx"
     said = []
-    for i, (name, (x, y)) in enumerate(series.items()):
+    for i, (name, values) in enumerate(series.items()):
+        x, y = (np.asarray(v) for v in values)
         axes.plot(x, y, label=name, marker=markers[i % 6], color=COLOURS[i % len(COLOURS)])
-        said.append(f"{name} goes from {float(y[0]):.3g} to {float(y[-1]):.3g}")
+        said.append(f"{name} goes from {y[0]:.3g} to {y[-1]:.3g}, at most {y.max():.3g}")
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     axes.legend(frameon=False)

@@ -110,7 +110,7 @@ class TrainingProgress:
             self._shown.update({"text/plain": "\n".join(lines)}, raw=True)
 
     def _time_left(self) -> str:
-        steps = [(r["time"], r["metrics"][self.step]) for r in self._reports if "metrics" in r]
+        steps = [(r["time"], r["metrics"][self.step]) for r in self._reports if self.step in r.get("metrics", {})]
         if len(steps) < 2 or steps[-1][1] <= steps[0][1]:
             return ""
         pace = (steps[-1][0] - steps[0][0]) / (steps[-1][1] - steps[0][1])
@@ -121,5 +121,5 @@ class TrainingProgress:
         if "failed" in report:
             return f"worker of rank {report['failed']} failed: {report['error']}"
         metrics = report["metrics"]
-        rest = "  ".join(f"{k} {v:.3f}" for k, v in metrics.items() if k != self.step and isinstance(v, float))
-        return f"{self.step} {metrics[self.step]} of {self.total}  {rest}"
+        rest = "  ".join(f"{k} {v:.3g}" for k, v in metrics.items() if k != self.step and isinstance(v, float))
+        return f"{self.step} {metrics.get(self.step, '?')} of {self.total}  {rest}"

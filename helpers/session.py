@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 import socket
 import sys
@@ -26,7 +27,7 @@ def ray_options(**settings: Any) -> dict[str, Any]:
 
     Without RAY_ADDRESS the result starts a new cluster that listens on this
     machine only, whose token is readable by its owner only. With RAY_ADDRESS
-    it joins that cluster, leaves out what only a new cluster can be told
+    (or the setting `address`) it joins that cluster, leaves out what only a new cluster can be told
     (num_cpus, num_gpus, resources, object_store_memory and private settings), and
     sends this package along, so that workers on other machines can import it.
 
@@ -44,16 +45,14 @@ def ray_options(**settings: Any) -> dict[str, Any]:
     # Its executor logs a dozen lines for each dataset; warnings still appear.
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    address = os.environ.get("RAY_ADDRESS")
+    _short_messages()
+    address = settings.pop("address", None) or os.environ.get("RAY_ADDRESS")
     if address and address != "local":
         only_new = ("num_cpus", "num_gpus", "resources", "object_store_memory", "object_spilling_directory")
         kept = {k: v for k, v in settings.items() if k not in only_new and not k.startswith("_")}
-        return {
-            "address": address,
-            "runtime_env": {"py_modules": [str(Path(__file__).parent)]},
-            **quiet,
-            **kept,
-        }
+        wished = kept.pop("runtime_env", None) or {}
+        modules = [str(Path(__file__).parent), *wished.get("py_modules", [])]
+        return {"address": address, "runtime_env": {**wished, "py_modules": modules}, **quiet, **kept}
     if os.environ["RAY_AUTH_MODE"] == "token":
         _private_token()
     _loopback_only()
@@ -89,6 +88,23 @@ def _refresh_ray_config() -> None:
         from ray._raylet import Config
 
         Config.initialize("")
+
+
+def _short_messages() -> None:
+    """Let Ray's messages about failed tasks and workers keep to their first sentences.
+
+    They go on with process numbers, hexadecimal names and paths of this machine.
+    """
+    from ray._private import worker
+
+    def show(data: dict[str, Any], ignore_prefix: bool = False) -> None:
+        lines = [line for line in data["lines"] if line.strip()]
+        for line in lines if data.get("pid") == "raylet" else ():
+            sentences = re.split(r"(?<=[.!])\s", line.strip().splitlines()[0])
+            print("Ray:", " ".join(sentences[:2]))
+
+    if hasattr(worker, "print_to_stdstream"):
+        worker.print_to_stdstream = show
 
 
 def _private_token() -> None:

@@ -1,0 +1,33 @@
+"""Fixtures of all tests. Tests write into tmp_path only, never into the repository or the home folder."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from unittest import mock
+
+# Before any test imports pyplot, which reads it once.
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import pytest
+
+
+@pytest.fixture(scope="package")
+def ray_session() -> Iterator[None]:
+    """One Ray for all tests that need one: a start takes 5 to 15 seconds.
+
+    It ends with the last test of this folder, and with it the variables that
+    ray_options sets: `make test` runs the notebooks after the tests in the same
+    pytest, and they must find neither.
+    """
+    import ray
+
+    from helpers.session import ray_options
+
+    # A token of its own, or the first run would leave one in the home folder.
+    with mock.patch.dict(os.environ, {"RAY_AUTH_TOKEN": secrets.token_hex(32)}):
+        os.environ.pop("RAY_ADDRESS", None)
+        ray.init(**ray_options(num_cpus=2))
+        yield
+        ray.shutdown()

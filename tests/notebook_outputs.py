@@ -1,0 +1,155 @@
+"""Reading an executed notebook's outputs, and making them fit to be committed."""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import datetime
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+
+from tests.expectations import Expectation
+from tests.forbidden import machine_paths
+
+TIME_LINE = re.compile(r"(?m)^(\*\*Time:\*\* the cells run in about )\d+( seconds on a 2-core machine\.)")
+CHECK_TAG = re.compile(r"check-\d+$")
+ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+
+def notebook_name(path: Path) -> str:
+    """The name by which expectations know a notebook: "01_x", or "solutions/01_x"."""
+    return f"solutions/{path.stem}" if is_solution(path) else path.stem
+
+
+def is_solution(path: Path) -> bool:
+    return path.parent.name == "solutions"
+
+
+def seconds_of_cells(notebook: NotebookNode) -> float | None:
+    """The time that all cells took, from nbclient's records; None if no cell has one."""
+    total, found = 0.0, False
+    for cell in notebook.cells:
+        times = cell.metadata.get("execution", {})
+        start, stop = times.get("iopub.execute_input"), times.get("shell.execute_reply")
+        if start and stop:
+            total += (datetime.fromisoformat(stop) - datetime.fromisoformat(start)).total_seconds()
+            found = True
+    return total if found else None
+
+
+def cell_with_tag(notebook: NotebookNode, tag: str) -> NotebookNode | None:
+    return next((cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])), None)
+
+
+def text_of(cell: NotebookNode) -> str:
+    """All text that a cell shows: what it prints and its text results, in order."""
+    parts = []
+    for output in cell.get("outputs", []):
+        if output.output_type == "stream" and output.name == "stdout":
+            parts.append(_joined(output.text))
+        elif "data" in output:
+            parts.append(_joined(output.data.get("text/plain", "")))
+    return "\n".join(part.rstrip("\n") for part in parts if part)
+
+
+def key_figure(notebook: NotebookNode) -> str:
+    """The last line that the cell tagged `key-figure` shows, or an empty string."""
+    cell = cell_with_tag(notebook, "key-figure")
+    lines = text_of(cell).strip().splitlines() if cell is not None else []
+    return lines[-1].strip() if lines else ""
+
+
+def check_problems(notebook: NotebookNode, path: Path) -> list[str]:
+    """Checks of exercises that do not answer 'not solved yet' in a lesson, or 'right' in its solutions."""
+    expected = "right:" if is_solution(path) else "not solved yet"
+    problems = []
+    for number, cell in enumerate(notebook.cells, start=1):
+        for tag in filter(CHECK_TAG.match, cell.metadata.get("tags", [])):
+            results = [o for o in cell.get("outputs", []) if o.output_type == "execute_result"]
+            found = _joined(results[-1].data.get("text/plain", "")) if results else ""
+            if not found.startswith(expected):
+                problems.append(
+                    f"cell {number} ({tag}): expected an answer that starts with {expected!r}, found {found[:200]!r}."
+                )
+    return problems
+
+
+def expectation_problems(notebook: NotebookNode, expectations: list[Expectation]) -> list[str]:
+    """What the expectations of this notebook do not find."""
+    problems = []
+    for expectation in expectations:
+        cell = cell_with_tag(notebook, expectation.tag)
+        problems.append(expectation.problem(text_of(cell) if cell is not None else None))
+    return [problem for problem in problems if problem]
+
+
+def unfit_outputs(notebook: NotebookNode) -> list[str]:
+    """Outputs that must not be committed: errors, stderr, paths of this machine."""
+    problems = []
+    for number, cell in enumerate(notebook.cells, start=1):
+        for output in cell.get("outputs", []):
+            if output.output_type == "error":
+                problems.append(f"cell {number}: its output is an error ({output.ename}: {output.evalue[:200]}).")
+                continue
+            text = _all_text(output)
+            if output.get("name") == "stderr":
+                problems.append(f"cell {number}: it writes to stderr: {text[:200]!r}.")
+            if paths := machine_paths(text):
+                problems.append(f"cell {number}: its output names a folder of this machine: {', '.join(paths)}.")
+    return problems
+
+
+def normalise(notebook: NotebookNode, seconds: float) -> None:
+    """Leave in an executed notebook only what is the same on every machine, and its measured time."""
+    notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook.metadata["language_info"] = {"name": "python", "file_extension": ".py", "mimetype": "text/x-python"}
+    notebook.metadata["ray_course"] = {**notebook.metadata.get("ray_course", {}), "seconds": round(seconds)}
+    shown = max(5, 5 * math.ceil(seconds / 5))
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        if cell.cell_type == "markdown":
+            cell.source = TIME_LINE.sub(rf"\g<1>{shown}\g<2>", cell.source)
+        elif cell.cell_type == "code":
+            cell.outputs = _merged(cell.outputs)
+
+
+def save(notebook: NotebookNode, path: Path) -> None:
+    """Write a notebook in one step: whoever interrupts this keeps the old file."""
+    made = path.with_suffix(".ipynb.new")
+    made.write_text(nbformat.writes(notebook).rstrip("\n") + "\n", encoding="utf-8")
+    made.replace(path)
+
+
+def _merged(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Neighbouring streams of the same name become one; of a progress line only its last state stays."""
+    merged: list[NotebookNode] = []
+    for output in outputs:
+        last = merged[-1] if merged else None
+        if last and output.output_type == last.output_type == "stream" and output.name == last.name:
+            last.text = _joined(last.text) + _joined(output.text)
+        else:
+            merged.append(output)
+    for output in merged:
+        if output.output_type == "stream":
+            lines = ANSI.sub("", _joined(output.text)).split("\n")
+            output.text = "\n".join(_last_state(line) for line in lines)
+    return merged
+
+
+def _last_state(line: str) -> str:
+    """What a terminal shows of a line in which carriage returns overwrite earlier text."""
+    states = [state for state in line.split("\r") if state]
+    return states[-1] if states else ""
+
+
+def _all_text(output: NotebookNode) -> str:
+    if output.output_type == "stream":
+        return _joined(output.text)
+    data = output.get("data", {})
+    return "\n".join(_joined(value) for kind, value in data.items() if not kind.startswith("image/"))
+
+
+def _joined(text: str | list[str]) -> str:
+    return text if isinstance(text, str) else "".join(text)

@@ -1,0 +1,319 @@
+"""FashionMNIST: the shipped subset is right, and every kind of damage ends in one clear error."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from torchvision.datasets import FashionMNIST
+
+from helpers import data
+from helpers.data import DataError, fashion_mnist_root, results_dir
+
+pytestmark = pytest.mark.fast
+
+IMAGES = "t10k-images-idx3-ubyte"
+NAMES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in (data.SOURCE_VARIABLE, data.DATA_VARIABLE, data.RESULTS_VARIABLE):
+        monkeypatch.delenv(variable, raising=False)
+
+
+@pytest.fixture
+def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the shipped folder, to be damaged."""
+    folder = tmp_path / "shipped"
+    shutil.copytree(data.SHIPPED, folder)
+    monkeypatch.setattr(data, "SHIPPED", folder)
+    return folder
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def small_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the shipped subset stand for the full set, whose files are not in the repository."""
+    expected = data._expected("subset")
+    monkeypatch.setattr(data, "_expected", lambda kind: expected)
+
+
+def leftovers(cache: Path) -> list[str]:
+    return [path.name for path in cache.rglob("*") if path.is_file() or path.name.startswith(".")]
+
+
+# --- what is shipped --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("train", "per_class"), [(True, 1000), (False, 200)])
+def test_subset_is_balanced_and_read_by_torchvision(cache: Path, train: bool, per_class: int) -> None:
+    dataset = FashionMNIST(root=fashion_mnist_root(cache=cache), train=train, download=False)
+    assert tuple(dataset.data.shape) == (10 * per_class, 28, 28)
+    assert np.bincount(dataset.targets.numpy()).tolist() == [per_class] * 10
+    assert dataset.classes == list(data.FASHION_CLASSES)
+    # Real pictures use the whole range of greys, and no two are the same.
+    assert (int(dataset.data.min()), int(dataset.data.max())) == (0, 255)
+    assert len(np.unique(dataset.data.numpy().reshape(len(dataset), -1), axis=0)) > 0.99 * len(dataset)
+
+
+def test_full_set_is_described_with_its_known_sizes() -> None:
+    sizes = {name: entry["bytes"] for name, entry in data._expected("full").items()}
+    expected = {"train": 60_000, "t10k": 10_000}
+    assert sizes == {
+        f"{split}-{kind}": header + count * each
+        for split, count in expected.items()
+        for kind, header, each in (("images-idx3-ubyte", 16, 784), ("labels-idx1-ubyte", 8, 1))
+    }
+
+
+def test_unpacked_once(cache: Path) -> None:
+    root = fashion_mnist_root(cache=cache)
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*-ubyte")}
+    assert {path.name for path in before} == set(NAMES)
+    assert fashion_mnist_root(cache=cache) == root
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*-ubyte")} == before
+    assert not [path for path in cache.iterdir() if path.name.startswith(".")]
+
+
+def test_cache_is_chosen_by_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(data.DATA_VARIABLE, str(tmp_path / "named"))
+    assert fashion_mnist_root().parent == tmp_path / "named"
+
+
+# --- damage -----------------------------------------------------------------------------------------------------------
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def spoil_the_middle(path: Path) -> None:
+    packed = bytearray(path.read_bytes())
+    packed[len(packed) // 2] ^= 0xFF
+    path.write_bytes(packed)
+
+
+def change_one_byte(path: Path) -> None:
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[1000] ^= 1
+    path.write_bytes(gzip.compress(bytes(content), 1))
+
+
+def shorten(path: Path) -> None:
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:-784], 1))
+
+
+def replace_by_text(path: Path) -> None:
+    path.write_text("version https://git-lfs.example/spec\n")
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+DAMAGE: list[tuple[Callable[[Path], None], tuple[str, ...]]] = [
+    (truncate, ("is damaged", "expected a whole gzip file", "found")),
+    (spoil_the_middle, ("is damaged", "expected a whole gzip file", "found")),
+    (replace_by_text, ("is damaged", "expected a whole gzip file", "found 37 bytes")),
+    (empty, ("expected", "found 0")),
+    (change_one_byte, ("is altered", "expected SHA-256", "found")),
+    (shorten, ("wrong size", "expected 1,568,016 bytes", "found 1,567,232")),
+    (Path.unlink, ("is missing", "expected the file", "found none")),
+]
+
+
+@pytest.mark.parametrize(("damage", "words"), DAMAGE, ids=lambda value: getattr(value, "__name__", None))
+def test_damage_is_named(shipped: Path, cache: Path, damage: Callable[[Path], None], words: tuple[str, ...]) -> None:
+    damage(shipped / f"{IMAGES}.gz")
+    with pytest.raises(DataError) as caught:
+        fashion_mnist_root(cache=cache)
+    message = str(caught.value)
+    for word in (f"{IMAGES}.gz", "git checkout data/fashion_mnist", *words):
+        assert word in message, message
+    assert "\n" not in message
+    assert leftovers(cache) == [], "something half-written stayed behind"
+
+
+def test_repaired_file_is_used_after_a_failure(shipped: Path, cache: Path) -> None:
+    file = shipped / f"{IMAGES}.gz"
+    whole = file.read_bytes()
+    truncate(file)
+    with pytest.raises(DataError):
+        fashion_mnist_root(cache=cache)
+    file.write_bytes(whole)
+    assert (fashion_mnist_root(cache=cache) / "FashionMNIST" / "raw" / IMAGES).is_file()
+
+
+def test_missing_checksums_are_named(shipped: Path, cache: Path) -> None:
+    (shipped / "checksums.json").unlink()
+    with pytest.raises(DataError, match=r"checksums\.json is missing: expected .* Clone the repository"):
+        fashion_mnist_root(cache=cache)
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize("text", ['{"subset": {', "{}"])
+def test_spoiled_checksums_are_named(shipped: Path, cache: Path, text: str) -> None:
+    (shipped / "checksums.json").write_text(text)
+    with pytest.raises(DataError, match=r"checksums\.json is damaged: .*git checkout data/fashion_mnist"):
+        fashion_mnist_root(cache=cache)
+
+
+@pytest.mark.parametrize("damage", [empty, Path.unlink, lambda path: path.write_bytes(path.read_bytes()[::-1])])
+def test_damaged_cache_is_healed(cache: Path, damage: Callable[[Path], None]) -> None:
+    root = fashion_mnist_root(cache=cache)
+    file = root / "FashionMNIST" / "raw" / IMAGES
+    whole = file.read_bytes()
+    damage(file)
+    assert fashion_mnist_root(cache=cache) == root
+    assert file.read_bytes() == whole
+    assert sorted(path.name for path in cache.iterdir()) == [root.name]
+
+
+def unpack(cache: Path, start: object, answers: object) -> None:
+    start.wait()
+    answers.put(str(fashion_mnist_root(cache=cache)))
+
+
+def test_two_processes_at_once(cache: Path) -> None:
+    # fork: a fresh interpreter would spend seconds importing torch.
+    context = multiprocessing.get_context("fork")
+    start, answers = context.Barrier(2), context.Queue()
+    workers = [context.Process(target=unpack, args=(cache, start, answers)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    found = {answers.get(timeout=30) for _ in workers}
+    for worker in workers:
+        worker.join(timeout=30)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert found == {str(cache / "fashion_mnist_subset")}
+    assert sorted(leftovers(cache)) == sorted(NAMES)
+
+
+# --- the full set -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_full_set_from_a_named_folder(cache: Path, tmp_path: Path, small_full: None, packed: bool) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in NAMES:
+        content = (data.SHIPPED / f"{name}.gz").read_bytes()
+        (source / (f"{name}.gz" if packed else name)).write_bytes(content if packed else gzip.decompress(content))
+    root = fashion_mnist_root(full=True, source=source, cache=cache)
+    assert root == cache / "fashion_mnist_full"
+    assert len(FashionMNIST(root=root, train=False)) == 2000
+
+
+def test_folder_of_the_full_set_lacks_a_file(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(data.SOURCE_VARIABLE, str(tmp_path / "nothing"))
+    with pytest.raises(DataError) as caught:
+        fashion_mnist_root(full=True, cache=cache)
+    for word in ("nothing", f"{NAMES[0]}.gz is missing", data.SOURCE_VARIABLE):
+        assert word in str(caught.value)
+    assert leftovers(cache) == []
+
+
+def test_subset_is_not_taken_for_the_full_set(cache: Path) -> None:
+    with pytest.raises(DataError, match=r"wrong size: expected 47,040,016 bytes, found 7,840,016\. .*FASHION_MNIST"):
+        fashion_mnist_root(full=True, source=data.SHIPPED, cache=cache)
+    assert leftovers(cache) == []
+
+
+def test_no_network(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(FashionMNIST, "download", fail)
+    with pytest.raises(DataError, match=r"could not be downloaded \(no route to host\).*RAY_COURSE_FASHION_MNIST"):
+        fashion_mnist_root(full=True, cache=cache)
+    assert leftovers(cache) == []
+
+
+def test_download_is_verified(cache: Path, small_full: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pretend(self: FashionMNIST) -> None:
+        shutil.copytree(data.SHIPPED, self.raw_folder)
+        for name in NAMES:  # torchvision unpacks what it has downloaded
+            packed = Path(self.raw_folder) / f"{name}.gz"
+            packed.with_suffix("").write_bytes(gzip.decompress(packed.read_bytes()))
+
+    monkeypatch.setattr(FashionMNIST, "download", pretend)
+    root = fashion_mnist_root(full=True, cache=cache)
+    assert len(FashionMNIST(root=root, train=True)) == 10_000
+    assert sorted(leftovers(cache)) == sorted(NAMES)
+
+
+def test_full_set_makes_the_shipped_subset_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The fixture above hides the variable, so the folder is taken from where the module was imported.
+    if not FULL_SET or not all((p := FULL_SET / n).exists() or p.with_name(f"{n}.gz").exists() for n in NAMES):
+        pytest.skip(f"{data.SOURCE_VARIABLE} names no folder with the full set, so nothing can be rebuilt.")
+    script = make_subset()
+    monkeypatch.setattr(script, "HERE", tmp_path)
+    script.main(FULL_SET)
+    assert json.loads((tmp_path / "checksums.json").read_text()) == json.loads(
+        (data.SHIPPED / "checksums.json").read_text()
+    )
+    for name in NAMES:
+        # Unpacked: how small gzip makes them differs between the versions of zlib.
+        made, kept = (gzip.decompress((folder / f"{name}.gz").read_bytes()) for folder in (tmp_path, data.SHIPPED))
+        assert made == kept, f"{name} differs from the shipped file"
+
+
+FULL_SET = Path(named) if (named := os.environ.get(data.SOURCE_VARIABLE)) else None
+
+
+def make_subset() -> ModuleType:
+    """The script beside the data, which belongs to no package."""
+    spec = importlib.util.spec_from_file_location("make_subset", data.SHIPPED / "make_subset.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def imitation(folder: Path, per_class: dict[str, int]) -> Path:
+    """A folder that looks like the full set: the shipped pictures, several times over."""
+    script = make_subset()
+    folder.mkdir()
+    for name in NAMES:
+        array = script.read_idx(data.SHIPPED / f"{name}.gz")
+        (folder / name).write_bytes(script.idx_bytes(array[: 10 * per_class[name.partition("-")[0]]]))
+    return folder
+
+
+def test_make_subset_is_deterministic_and_balanced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = imitation(tmp_path / "source", {"train": 300, "t10k": 100})
+    script = make_subset()
+    monkeypatch.setattr(script, "PER_CLASS", {"train": 20, "t10k": 5})
+    made = []
+    for name in ("first", "second"):
+        folder = tmp_path / name
+        folder.mkdir()
+        monkeypatch.setattr(script, "HERE", folder)
+        script.main(source)
+        made.append({path.name: path.read_bytes() for path in folder.iterdir()})
+        assert np.bincount(script.read_idx(folder / "train-labels-idx1-ubyte.gz")).tolist() == [20] * 10
+    assert made[0] == made[1]
+
+
+def test_results_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(data.RESULTS_VARIABLE, str(tmp_path))
+    assert results_dir("model") == tmp_path / "model"
+    assert results_dir("model").is_dir()

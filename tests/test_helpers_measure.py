@@ -1,0 +1,90 @@
+"""Timing in turns, and memory counted once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from helpers import measure
+from helpers.measure import compare, memory_mb
+
+pytestmark = pytest.mark.fast
+
+
+class Clock:
+    """Stands for `time`: work advances it, so that the test does not depend on the machine."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+def test_ways_take_turns() -> None:
+    turns: list[str] = []
+    compare({name: lambda name=name: turns.append(name) for name in "abc"}, rounds=3)
+    assert "".join(turns) == "abcabcabc"
+
+
+def test_medians_and_ratios(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(measure, "time", clock)
+    takes = {"one": iter([1.0, 9.0, 2.0]), "two": iter([0.5, 0.5, 0.1])}
+
+    def work(name: str) -> None:
+        clock.now += next(takes[name])
+
+    table = compare({name: lambda name=name: work(name) for name in takes})
+    assert list(table.index) == ["one", "two"]
+    assert table["seconds"].tolist() == [2.0, 0.5]
+    assert table["times the first"].tolist() == [1.0, 0.25]
+
+
+def test_error_of_the_work_is_not_hidden() -> None:
+    with pytest.raises(ZeroDivisionError):
+        compare({"bad": lambda: 1 / 0})
+
+
+@pytest.mark.parametrize(("ways", "rounds"), [({}, 3), ({"a": int}, 0)])
+def test_nothing_to_compare(ways: dict, rounds: int) -> None:
+    with pytest.raises(ValueError, match="at least one way and one round, but got [01] ways and [03] rounds"):
+        compare(ways, rounds)
+
+
+ALLOCATE = "import sys; held = b'x' * 100_000_000; print('ready', flush=True); sys.stdin.read()"
+PARENT = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {ALLOCATE!r}])"
+
+SHARED = """
+import os, sys
+held = b'x' * 100_000_000
+for _ in range(2):
+    if os.fork() == 0:
+        sum(held[::4096])
+        sys.stdin.read()
+        os._exit(0)
+print('ready', flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how memory is shared")
+def test_shared_memory_is_counted_once() -> None:
+    with subprocess.Popen([sys.executable, "-c", SHARED], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"ready\n"
+        assert len(psutil.Process(process.pid).children()) == 2
+        assert 100 < memory_mb(psutil.Process(process.pid)) < 160
+
+
+@pytest.mark.parametrize("program", [ALLOCATE, PARENT], ids=["itself", "child"])
+def test_memory_of_a_process_and_its_children(program: str) -> None:
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"ready\n"
+        assert 100 < memory_mb(psutil.Process(process.pid)) < 160
+
+
+def test_memory_of_this_process() -> None:
+    assert memory_mb() > 10

@@ -1,0 +1,147 @@
+"""Each plot shows one picture with alt text, in colours that everybody can tell apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import combinations
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from IPython.core.formatters import DisplayFormatter
+from matplotlib.colors import to_rgb
+
+from helpers import plots
+
+pytestmark = pytest.mark.fast
+
+# Machado, Oliveira and Fernandes, "A Physiologically-based Model for Simulation of Color
+# Vision Deficiency", 2009: severity 1.0, for linear RGB.
+VISION = {
+    "ordinary": np.eye(3),
+    "protanopia": np.array(
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+    ),
+    "deuteranopia": np.array(
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+    ),
+    "tritanopia": np.array(
+        [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]
+    ),
+}
+# IEC 61966-2-1 (sRGB), white point D65.
+XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+# A distance of 2.3 is just seen when two patches touch; thin lines apart from each other need several times that.
+DISTANCE = 10.0
+
+
+def lab(colour: Any, vision: np.ndarray) -> np.ndarray:
+    """CIE Lab of a colour as somebody with that vision sees it."""
+    rgb = np.array(to_rgb(colour))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    seen = XYZ @ np.clip(vision @ linear, 0, 1) / (XYZ @ np.ones(3))
+    f = np.where(seen > (6 / 29) ** 3, np.cbrt(seen), seen / (3 * (6 / 29) ** 2) + 4 / 29)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+def nearest(colours: Sequence[Any], vision: np.ndarray) -> float:
+    """The smallest distance between two of the colours."""
+    return min(float(np.linalg.norm(lab(a, vision) - lab(b, vision))) for a, b in combinations(colours, 2))
+
+
+@pytest.mark.parametrize("vision", VISION)
+def test_colours_can_be_told_apart(vision: str) -> None:
+    assert nearest(plots.COLOURS, VISION[vision]) > DISTANCE
+
+
+@pytest.mark.parametrize(
+    ("pair", "vision"),
+    [
+        (("#D62728", "#805028"), "protanopia"),
+        (("#C05050", "#7F8040"), "deuteranopia"),
+        (("#0080A0", "#008080"), "tritanopia"),
+    ],
+)
+def test_simulation_finds_a_bad_pair(pair: tuple[str, str], vision: str) -> None:
+    assert nearest(pair, VISION[vision]) < DISTANCE < nearest(pair, VISION["ordinary"])
+
+
+@pytest.mark.parametrize("vision", ["protanopia", "deuteranopia"])
+def test_common_palette_fails(vision: str) -> None:
+    usual = tuple(plt.colormaps["tab10"].colors)
+    assert nearest(usual, VISION[vision]) < DISTANCE < nearest(usual, VISION["ordinary"])
+
+
+@pytest.mark.parametrize("vision", VISION)
+def test_simulation_keeps_greys_and_lab_is_lab(vision: str) -> None:
+    assert lab("#FFFFFF", VISION[vision]) == pytest.approx([100, 0, 0], abs=0.1)
+    assert lab("#777777", VISION[vision])[1:] == pytest.approx([0, 0], abs=0.1)
+    assert lab("#FF0000", VISION["ordinary"]) == pytest.approx([53.2, 80.1, 67.2], abs=0.3)
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """What the plots display; afterwards no figure is open."""
+    objects: list[Any] = []
+    monkeypatch.setattr("IPython.display.display", objects.append)
+    yield objects
+    assert plt.get_fignums() == [], "a figure stayed open, so a notebook would show it twice"
+
+
+SPANS = [
+    {"worker": "a", "start": 10.0, "end": 11.0, "label": "1"},
+    {"worker": "b", "start": 10.5, "end": 12.5},
+]
+DRAWN: dict[str, tuple[Callable[[], None], tuple[str, ...]]] = {
+    "timeline": (lambda: plots.timeline(SPANS, "Two at once"), ("Two at once", "2 pieces of work on 2 rows", "2.5")),
+    "bars": (lambda: plots.bars({"serial": 2, "Ray": 1.25}, "Faster", "seconds"), ("Faster", "serial 2.00, Ray 1.25")),
+    "lines": (
+        lambda: plots.lines({"loss": ([1, 2], [0.9, 0.25])}, "Learning", "epoch", "loss"),
+        ("Learning", "loss goes from 0.9 to 0.25", "epoch"),
+    ),
+    "images": (
+        lambda: plots.images([np.zeros((4, 4))] * 7, [f"bag\n{i}" for i in range(7)], "Bags"),
+        ("7 pictures", "Bags", "bag, 6"),
+    ),
+    "confusion": (
+        lambda: plots.confusion(np.array([[8, 2], [1, 9]]), ["coat", "bag"], "Mistakes"),
+        ("17 of 20", "coat taken for bag, 2 times"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_one_picture_with_alt_text(shown: list[Any], name: str) -> None:
+    draw, words = DRAWN[name]
+    draw()
+    assert len(shown) == 1
+    data, metadata = DisplayFormatter().format(shown[0])
+    assert "image/png" in data
+    alt = metadata["image/png"]["alt"]
+    for word in words:
+        assert word in alt, alt
+
+
+def test_every_plot_is_tested() -> None:
+    made_here = {n for n, f in vars(plots).items() if callable(f) and getattr(f, "__module__", "") == plots.__name__}
+    assert {name for name in made_here if not name.startswith("_")} - {"show"} == set(DRAWN)
+
+
+def test_timeline_of_nothing() -> None:
+    with pytest.raises(ValueError, match="timeline needs at least one span, but got none"):
+        plots.timeline([], "Nothing")
+
+
+def test_more_series_than_colours(shown: list[Any]) -> None:
+    many = {f"line {i}": ([0, 1], [0, i]) for i in range(10)}
+    plots.lines(many, "Many", "x", "y")
+    plots.bars({name: 1.0 for name in many}, "Many", "x")
+    assert len(shown) == 2
+
+
+def test_columns_of_a_table_without_row_0(shown: list[Any]) -> None:
+    table = pd.DataFrame({"epoch": [1, 2], "loss": [0.9, 0.25]}, index=[5, 6])
+    plots.lines({"loss": (table["epoch"], table["loss"])}, "Learning", "epoch", "loss")
+    assert "loss goes from 0.9 to 0.25" in shown[0]._repr_mimebundle_()[1]["image/png"]["alt"]

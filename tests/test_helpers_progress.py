@@ -1,0 +1,98 @@
+"""What the progress display says, with reports made up here instead of a training."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from helpers.progress import TrainingProgress
+
+pytestmark = pytest.mark.fast
+
+NOW = 1000.0
+
+
+class Display:
+    """Stands for the handle of a notebook's output."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def update(self, data: dict[str, str], raw: bool) -> None:
+        assert raw
+        self.texts.append(data["text/plain"])
+
+
+@pytest.fixture
+def progress(monkeypatch: pytest.MonkeyPatch) -> TrainingProgress:
+    made = TrainingProgress("epoch", total=4)
+    made._started, made._shown = NOW - 100, Display()
+    monkeypatch.setattr(time, "time", lambda: NOW)
+    return made
+
+
+def report(ago: float, **metrics: Any) -> dict[str, Any]:
+    return {"time": NOW - ago, "metrics": metrics}
+
+
+def last_text(progress: TrainingProgress, finished: bool = False) -> list[str]:
+    progress._show(finished)
+    return progress._shown.texts[-1].splitlines()
+
+
+def test_before_the_first_report(progress: TrainingProgress) -> None:
+    assert last_text(progress) == ["starting workers ...", "   100 s  running"]
+
+
+def test_time_left_needs_two_reports(progress: TrainingProgress) -> None:
+    progress._reports = [report(30, epoch=1, loss=0.1234)]
+    assert last_text(progress) == ["    70 s  epoch 1 of 4  loss 0.123", "   100 s  running"]
+
+
+def test_time_left(progress: TrainingProgress) -> None:
+    # 20 seconds for an epoch, 2 epochs to go, 5 seconds of them already gone.
+    progress._reports = [report(25, epoch=1, loss=0.1234), report(5, epoch=2, loss=0.25)]
+    assert last_text(progress)[-1] == "   100 s  running, about 35 s left"
+
+
+def test_time_left_is_never_negative(progress: TrainingProgress) -> None:
+    progress._reports = [report(60, epoch=3), report(50, epoch=4)]
+    assert last_text(progress)[-1].endswith("about 0 s left")
+
+
+def test_step_that_goes_back_after_a_failure(progress: TrainingProgress) -> None:
+    progress._reports = [report(60, epoch=2), report(40, epoch=2)]
+    assert last_text(progress)[-1] == "   100 s  running"
+
+
+def test_report_without_the_step(progress: TrainingProgress) -> None:
+    progress._reports = [report(60, loss=0.1234), report(40, epoch=2)]
+    assert last_text(progress)[0] == "    40 s  epoch ? of 4  loss 0.123"
+
+
+def test_failed_worker_is_told(progress: TrainingProgress) -> None:
+    progress._reports = [report(60, epoch=1), {"time": NOW - 50, "failed": 1, "error": "WorkerDied"}]
+    assert last_text(progress)[1] == "    50 s  worker of rank 1 failed: WorkerDied"
+
+
+def test_end(progress: TrainingProgress) -> None:
+    progress._reports = [report(60, epoch=4)]
+    assert last_text(progress, finished=True)[-1] == "   100 s  done"
+
+
+def test_table_has_reports_only(progress: TrainingProgress) -> None:
+    progress._reports = [report(60, epoch=1, loss=0.1234), {"time": NOW, "failed": 0, "error": "E"}, report(1, epoch=2)]
+    table = progress.table()
+    assert table["epoch"].tolist() == [1, 2]
+    assert list(table.columns) == ["epoch", "loss"]
+
+
+def test_outside_of_a_notebook(progress: TrainingProgress) -> None:
+    progress._shown = None  # what IPython's display returns in a script
+    progress._show(finished=True)
+
+
+def test_two_displays_do_not_share_a_board() -> None:
+    assert TrainingProgress("epoch", 1).callback.board_name != TrainingProgress("epoch", 1).callback.board_name

@@ -1,0 +1,218 @@
+"""The settings for ray.init: quiet, private, free of clashes, or those of a cluster that is there."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from ipaddress import ip_address
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+import helpers
+from helpers import session
+from helpers.session import ENVIRONMENT, ray_options
+
+PACKAGE = str(Path(helpers.__file__).parent)
+TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    """An empty home folder and none of the variables; afterwards everything is as before."""
+    with mock.patch.dict(os.environ, {"HOME": str(tmp_path)}):
+        for name in (*ENVIRONMENT, *TOKEN_VARIABLES, "RAY_ADDRESS", "GLOO_SOCKET_IFNAME", "RAY_API_SERVER_ADDRESS"):
+            os.environ.pop(name, None)
+        yield tmp_path
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        yield other.getsockname()[1]
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.fast
+def test_new_cluster_is_private_and_quiet(home: Path) -> None:
+    options = ray_options(num_cpus=2)
+    assert options["address"] == "local"
+    assert options["num_cpus"] == 2
+    assert options["log_to_driver"] is False
+    assert options["logging_level"] == logging.ERROR
+    assert "runtime_env" not in options
+    assert {name: os.environ[name] for name in ENVIRONMENT} == ENVIRONMENT
+    assert os.environ["RAY_API_SERVER_ADDRESS"] == f"http://127.0.0.1:{options['dashboard_port']}"
+
+
+@pytest.mark.fast
+def test_settings_of_the_caller_win(home: Path) -> None:
+    options = ray_options(log_to_driver=True, dashboard_port=1234, logging_level=logging.INFO)
+    assert (options["log_to_driver"], options["dashboard_port"]) == (True, 1234)
+    assert options["logging_level"] == logging.INFO
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("name", ENVIRONMENT)
+def test_variables_of_the_reader_are_respected(home: Path, name: str) -> None:
+    other = "disabled" if name == "RAY_AUTH_MODE" else "1"
+    os.environ[name] = other
+    ray_options()
+    assert os.environ[name] == other
+
+
+@pytest.mark.fast
+def test_token_is_made_once_and_only_for_its_owner(home: Path) -> None:
+    ray_options()
+    path = home / ".ray" / "auth_token"
+    token = path.read_text()
+    assert len(token) == 64
+    assert (mode(path), mode(path.parent)) == (0o600, 0o700)
+    ray_options()
+    assert path.read_text() == token
+
+
+@pytest.mark.fast
+def test_existing_token_is_kept_and_closed_to_others(home: Path) -> None:
+    path = home / ".ray" / "auth_token"
+    path.parent.mkdir()
+    path.write_text("mine")
+    path.chmod(0o644)
+    ray_options()
+    assert (path.read_text(), mode(path)) == ("mine", 0o600)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("name", TOKEN_VARIABLES)
+def test_token_of_the_reader_is_used(home: Path, name: str) -> None:
+    os.environ[name] = "given"
+    ray_options()
+    assert not (home / ".ray").exists()
+
+
+@pytest.mark.fast
+def test_no_token_without_authentication(home: Path) -> None:
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    ray_options()
+    assert not (home / ".ray").exists()
+
+
+@pytest.mark.fast
+def test_existing_cluster_is_joined(home: Path) -> None:
+    os.environ["RAY_ADDRESS"] = "ray://head:10001"
+    options = ray_options(
+        num_cpus=2,
+        num_gpus=0,
+        resources={"disk": 1},
+        object_store_memory=10**8,
+        object_spilling_directory="x",
+        _system_config={},
+        namespace="course",
+    )
+    assert options == {
+        "address": "ray://head:10001",
+        "runtime_env": {"py_modules": [PACKAGE]},
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+        "namespace": "course",
+    }
+    assert not (home / ".ray").exists()
+    assert "RAY_API_SERVER_ADDRESS" not in os.environ
+
+
+@pytest.mark.fast
+def test_package_travels_with_a_runtime_env_of_the_caller(home: Path) -> None:
+    os.environ["RAY_ADDRESS"] = "auto"
+    options = ray_options(runtime_env={"env_vars": {"A": "1"}, "py_modules": ["mine"]})
+    assert options["runtime_env"] == {"env_vars": {"A": "1"}, "py_modules": [PACKAGE, "mine"]}
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("address", ["", "local"])
+def test_no_cluster_to_join(home: Path, address: str) -> None:
+    os.environ["RAY_ADDRESS"] = address
+    assert ray_options(num_cpus=2)["num_cpus"] == 2
+
+
+@pytest.mark.fast
+def test_taken_dashboard_port(taken_port: int) -> None:
+    found = session._dashboard_port(taken_port)
+    assert found != taken_port
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", found))
+
+
+@pytest.mark.fast
+def test_free_dashboard_port_is_kept(taken_port: int) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        free = other.getsockname()[1]
+    assert session._dashboard_port(free) == free
+
+
+JOIN = """
+import ray
+from helpers.session import ray_options
+
+ray.init(**ray_options(num_cpus=2))
+
+@ray.remote(num_cpus=0)
+def where() -> str:
+    import helpers
+    return helpers.__file__
+
+print("FOUND", ray.get(where.remote()))
+ray.shutdown()
+"""
+
+
+def test_workers_of_an_existing_cluster_get_the_package(ray_session: None, tmp_path: Path) -> None:
+    import ray
+
+    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    done = subprocess.run(
+        [sys.executable, "-c", JOIN], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    found = done.stdout.partition("FOUND ")[2].strip()
+    assert found and not found.startswith(PACKAGE), "the worker imported the files of this folder, not those sent to it"
+
+
+def test_ray_listens_on_loopback_only(ray_session: None) -> None:
+    import psutil
+    import ray
+
+    assert ray.get_runtime_context().gcs_address.startswith("127.0.0.1:")
+    processes = psutil.Process().children(recursive=True)
+    assert processes
+    listening = {
+        (process.name(), *connection.laddr)
+        for process in processes
+        for connection in process.net_connections(kind="tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert listening, "no listening port was found, so nothing was checked"
+    assert not [entry for entry in listening if not is_loopback(entry[1])]
+
+
+def is_loopback(address: str) -> bool:
+    """Also of ::ffff:127.0.0.1, the IPv6 way of writing the IPv4 address."""
+    found = ip_address(address)
+    return (getattr(found, "ipv4_mapped", None) or found).is_loopback
+
+
+@pytest.mark.fast
+def test_loopback_is_told_from_other_addresses() -> None:
+    assert all(map(is_loopback, ("127.0.0.1", "::1", "::ffff:127.0.0.1")))
+    assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.7", "::ffff:10.0.0.7")))

@@ -1,0 +1,290 @@
+"""The plugin that runs the notebooks is red where it must be: tiny bad notebooks, run by a pytest of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from tests import expectations, notebook_outputs, notebook_watch
+from tests.expectations import Expectation
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+# The course's own limits are replaced by tiny ones, and one expectation.
+CONFTEST = """
+import os
+from tests import expectations, notebook_plugin
+notebook_plugin.GRACE_SECONDS = 1.0
+os.environ["SET_BY_A_TEST"] = "1"
+expectations.SECONDS = {"slow": 1.0}
+expectations.MEMORY_GB = 0.5
+expectations.EXPECTATIONS[:] = [
+    expectations.Expectation(name, "score", r"score ([0-9.]+)", "the score", at_least=0.85)
+    for name in ("good", "low_score", "no_score")
+]
+"""
+MARKERS = {"RAY_COURSE_RUN", "PYTEST_CURRENT_TEST"}
+
+
+class Verdict:
+    """Source of a cell whose last expression shows a verdict."""
+
+    @staticmethod
+    def cell(text: str):
+        source = f"class V:\n    def __repr__(self):\n        return {text!r}\nV()"
+        return code(source, "check-1")
+
+
+def code(source: str, *tags: str):
+    return new_code_cell(source, metadata={"tags": list(tags)})
+
+
+NOTEBOOKS = {
+    "good": [
+        new_markdown_cell("# Good\n\n**Time:** the cells run in about 999 seconds on a 2-core machine."),
+        code("for i in range(3):\n    print(f'step {i}', end='\\r')\nprint('score 0.90')", "score"),
+        code("import sys\nprint('several', flush=True)\nprint('lines')", "key-figure"),
+        Verdict.cell("not solved yet: replace the stub"),
+    ],
+    "environment": [
+        code("import os; e = os.environ"),
+        code("assert e['HF_HUB_OFFLINE'] == e['TRANSFORMERS_OFFLINE'] == e['HF_DATASETS_OFFLINE'] == '1'"),
+        code("assert e['TMPDIR'] == e['RAY_TMPDIR'] and len(e['TMPDIR']) < 40, e['TMPDIR']"),
+        code("assert e['MPLBACKEND'] != 'agg' and 'SET_BY_A_TEST' not in e"),
+    ],
+    "failing_cell": [code("1 / 0")],
+    "greedy": [code("import time; x = b'1' * 600_000_000; time.sleep(1)")],
+    "slow": [code("import time; time.sleep(1.8)")],
+    "hanging": [code("import time; time.sleep(600)")],
+    "solved_lesson": [Verdict.cell("right: well done")],
+    "no_verdict": [code("None", "check-1")],
+    "solutions/wrong": [Verdict.cell("not right: got 1, expected 2.")],
+    "solutions/right": [Verdict.cell("right: well done")],
+    "left_process": [code("import subprocess; p = subprocess.Popen(['sleep', '612'], start_new_session=True)")],
+    "left_file": [code("import pathlib, tempfile\npathlib.Path('stray.txt').write_text('x'); tempfile.mkstemp()")],
+    "overwrites_itself": [code("open('overwrites_itself.ipynb', 'a').write(' ')")],
+    "low_score": [code("print('score 0.10')", "score")],
+    "no_score": [code("print('score 0.90')")],
+    "dead_kernel": [code("import os; os._exit(1)")],
+    "writes_stderr": [code("import sys; print('warning', file=sys.stderr)")],
+}
+
+
+def make_project(folder: Path, names: list[str]) -> None:
+    (folder / "solutions").mkdir(parents=True)
+    (folder / "conftest.py").write_text(CONFTEST)
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    for name in names:
+        nbformat.write(new_notebook(cells=NOTEBOOKS[name]), folder / f"{name}.ipynb")
+
+
+def run_pytest(folder: Path, *options: str) -> tuple[int, dict[str, str], str]:
+    """Run the notebooks of a project; returns exit code, notebook -> failure message ("": passed), output."""
+    environment = {name: value for name, value in os.environ.items() if name not in MARKERS}
+    environment |= {"PYTHONPATH": str(REPOSITORY), "MPLBACKEND": "agg"}
+    command = [sys.executable, "-m", "pytest", "-p", "tests.notebook_plugin", "-p", "no:cacheprovider", "--nbmake"]
+    done = subprocess.run(
+        [*command, "--junitxml=.report/junit.xml", *options, "."],
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    output = done.stdout + done.stderr
+    assert (folder / ".report" / "junit.xml").is_file(), output
+    messages = {}
+    for case in ElementTree.parse(folder / ".report" / "junit.xml").iter("testcase"):
+        name = case.get("classname", "").replace(".", "/").removesuffix("/ipynb")
+        messages[f"{name}::{case.get('name')}"] = "".join(f.text or "" for f in case.iter("failure"))
+    return done.returncode, messages, output
+
+
+@pytest.fixture(scope="module")
+def all_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, dict[str, str], str]:
+    folder = tmp_path_factory.mktemp("project")
+    make_project(folder, list(NOTEBOOKS))
+    return folder, *run_pytest(folder, "--nbmake-timeout", "4")
+
+
+RED = {
+    "failing_cell": ("cell 1 failed: ", "ZeroDivisionError"),
+    "slow": (" s, but 1 s are promised",),
+    "greedy": ("GB of memory, expected at most 0.5 GB",),
+    "hanging": ("cell 1 failed: ", "timed out", "after 4 seconds"),
+    "solved_lesson": ("cell 1 (check-1)", "'not solved yet'", "right: well done"),
+    "no_verdict": ("cell 1 (check-1)", "found ''"),
+    "solutions/wrong": ("cell 1 (check-1)", "'right:'", "not right: got 1"),
+    "left_process": ("after 1 s it still runs sleep (pid ", "sleep 612"),
+    "left_file": ("changed the repository: stray.txt (new)", "temporary files: tmp"),
+    "overwrites_itself": ("changed the repository: overwrites_itself.ipynb (changed)",),
+    "low_score": ("the score is 0.10, expected at least 0.85",),
+    "no_score": ("no cell has the tag 'score'",),
+    "dead_kernel": ("could not be run to its end: DeadKernelError",),
+}
+
+
+@pytest.mark.parametrize("name", RED)
+def test_a_bad_notebook_is_red_and_says_why(all_runs: tuple, name: str) -> None:
+    _, code, messages, _ = all_runs
+    assert code == 1
+    for part in (f"{name}.ipynb: ", *RED[name]):
+        assert part in messages[f"{name}::run"]
+
+
+def test_only_bad_notebooks_are_red(all_runs: tuple) -> None:
+    _, _, messages, output = all_runs
+    green = {name for name, message in messages.items() if not message}
+    assert green == {f"{name}::run" for name in NOTEBOOKS if name not in RED}, output
+
+
+def test_what_stayed_behind_is_ended(all_runs: tuple) -> None:
+    assert ["sleep", "612"] not in [p.info["cmdline"] for p in psutil.process_iter(["cmdline"])]
+
+
+def test_table_and_report(all_runs: tuple) -> None:
+    folder, _, _, output = all_runs
+    rows = {row["notebook"]: row for row in json.loads((folder / ".report" / "notebooks.json").read_text())}
+    assert set(rows) == set(NOTEBOOKS)
+    assert rows["good"]["key_figure"] == "lines"
+    assert 1.8 <= rows["slow"]["seconds"] < 4
+    assert 0.02 < rows["good"]["memory_gb"] < 0.5 < 0.6 < rows["greedy"]["memory_gb"] < 1
+    assert rows["good"]["problems"] == [] and rows["slow"]["problems"]
+    assert "notebook" in output and "memory GB" in output
+    assert f"| {rows['slow']['seconds']:.1f} |" in (folder / ".report" / "notebooks.md").read_text()
+
+
+def test_running_does_not_touch_the_file(all_runs: tuple) -> None:
+    cell = nbformat.read(all_runs[0] / "good.ipynb", 4).cells[1]
+    assert cell.outputs == [] and cell.execution_count is None
+
+
+def test_the_second_run_comes_with_long(tmp_path: Path) -> None:
+    # Fails when it runs again: the file of the first run is there.
+    cells = [code("import pathlib; p = pathlib.Path('results'); p.mkdir()")]
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    nbformat.write(new_notebook(cells=cells), tmp_path / "once.ipynb")
+    exit_code, messages, _ = run_pytest(tmp_path, "--long")
+    assert exit_code == 1
+    assert messages["once::run"] == "" and "FileExistsError" in messages["once::second-run"]
+
+
+def test_overwrite_normalises_or_refuses(tmp_path: Path) -> None:
+    names = ["good", "failing_cell", "writes_stderr"]
+    make_project(tmp_path, names)
+    before = {name: (tmp_path / f"{name}.ipynb").read_bytes() for name in names}
+    exit_code, messages, output = run_pytest(tmp_path, "--overwrite")
+    assert exit_code == 1
+    assert messages["good::run"] == "", output
+    assert "writes to stderr: 'warning" in messages["writes_stderr::run"]
+    for name in ("failing_cell", "writes_stderr"):
+        assert "left as it is" in messages[f"{name}::run"]
+        assert (tmp_path / f"{name}.ipynb").read_bytes() == before[name]
+    text = (tmp_path / "good.ipynb").read_text()
+    made = nbformat.reads(text, 4)
+    assert text.endswith("}\n") and '\n "cells": [' in text
+    assert made.metadata.ray_course.seconds < 10
+    assert "in about 5 seconds on" in made.cells[0].source
+    assert [output.text for output in made.cells[1].outputs] == ["score 0.90\n"]
+    assert [output.text for output in made.cells[2].outputs] == ["several\nlines\n"]
+    assert [cell.execution_count for cell in made.cells[1:]] == [1, 2, 3]
+    assert all("execution" not in cell.metadata for cell in made.cells)
+    assert made.metadata.kernelspec.display_name == "Python 3"
+    assert "version" not in made.metadata.language_info
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("output", "good"),
+    [("accuracy 0.87", True), ("accuracy 0.84", False), ("accuracy nan", False), ("nothing", False), (None, False)],
+)
+def test_expectation_of_a_number(output: str | None, good: bool) -> None:
+    expectation = Expectation("x", "t", r"accuracy (\S+)", "the accuracy", at_least=0.85, at_most=1)
+    assert (expectation.problem(output) is None) is good
+
+
+@pytest.mark.fast
+def test_expectation_of_a_text_and_of_thousands() -> None:
+    assert Expectation("x", "t", r"is (\w+)", "the answer", equals="right").problem("it is right") is None
+    assert "is wrong, expected exactly right" in (
+        Expectation("x", "t", r"is (\w+)", "the answer", equals="right").problem("it is wrong") or ""
+    )
+    assert Expectation("x", "t", r"([0-9,]+) rows", "the rows", at_least=2000).problem("10,000 rows") is None
+
+
+@pytest.mark.fast
+def test_an_expectation_that_cannot_fail_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs a group"):
+        Expectation("x", "t", r"[0-9]+", "the number", at_least=1)
+    with pytest.raises(ValueError, match="can never fail"):
+        Expectation("x", "t", r"([0-9]+)", "the number")
+
+
+@pytest.mark.fast
+def test_expectations_and_limits_name_notebooks_that_exist() -> None:
+    names = {notebook_outputs.notebook_name(p) for p in (REPOSITORY / "notebooks").rglob("*.ipynb")}
+    unknown = {*expectations.SECONDS, *(e.notebook for e in expectations.EXPECTATIONS)} - names
+    assert not unknown, f"tests/expectations.py names notebooks that do not exist: {sorted(unknown)}"
+
+
+@pytest.mark.fast
+def test_a_progress_line_keeps_its_last_state() -> None:
+    text = "10 %\r50 %\r100 %\ndone\r\n\x1b[32mgreen\x1b[0m\n"
+    outputs = [new_output("stream", name="stdout", text=part) for part in (text[:12], text[12:])]
+    notebook = new_notebook(cells=[new_code_cell("x", outputs=outputs)])
+    notebook_outputs.normalise(notebook, 61.2)
+    assert [output.text for output in notebook.cells[0].outputs] == ["100 %\ndone\ngreen\n"]
+    assert notebook.metadata["ray_course"]["seconds"] == 61
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("text", ["/home/someone/x.py", "/tmp/rcx/y", "/root/x", r"C:\Users\x"])
+def test_a_path_of_the_machine_is_unfit(text: str) -> None:
+    output = new_output("execute_result", data={"text/plain": f"see {text}"}, execution_count=1)
+    notebook = new_notebook(cells=[new_code_cell("x", outputs=[output])])
+    assert len(notebook_outputs.unfit_outputs(notebook)) == 1
+    output.data["text/plain"] = "see ~/data and results/model"
+    assert notebook_outputs.unfit_outputs(notebook) == []
+
+
+@pytest.mark.fast
+def test_a_process_without_the_marker_is_found_by_its_command_line_or_parent(tmp_path: Path) -> None:
+    watch = notebook_watch.ProcessWatch("RAY_COURSE_RUN", "no process has this", tmp_path)
+    source = "import subprocess, time; subprocess.Popen(['sleep', '613']); time.sleep(613)"
+    parent = subprocess.Popen([sys.executable, "-c", source, str(tmp_path)], env={})
+    stranger = subprocess.Popen(["sleep", "614"], env={})
+    try:
+        deadline = time.monotonic() + 10
+        while len(watch.running()) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        found = " ".join(watch.left_behind(0.0))
+        assert "613" in found and str(parent.pid) in found and "sleep 613" in found
+        assert "614" not in found and stranger.poll() is None
+        assert watch.running() == []
+    finally:
+        for process in (parent, stranger):
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.fast
+def test_changes_of_the_home_folder_are_seen(tmp_path: Path) -> None:
+    (tmp_path / "ray_results" / "old").mkdir(parents=True)
+    (tmp_path / ".config").mkdir()
+    before = notebook_watch.files_at_home(tmp_path)
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").touch()
+    (tmp_path / ".config" / "matplotlib").mkdir()
+    assert not notebook_watch.differences(
+        before, notebook_watch.files_at_home(tmp_path), notebook_watch.ALLOWED_IN_HOME
+    )
+    (tmp_path / "ray_results" / "old" / "result.json").touch()
+    (tmp_path / ".ray" / "other").touch()
+    (tmp_path / "model.pt").touch()
+    found = notebook_watch.differences(before, notebook_watch.files_at_home(tmp_path), notebook_watch.ALLOWED_IN_HOME)
+    assert found == [".ray/other (new)", "model.pt (new)", "ray_results/old/result.json (new)"]

@@ -1,0 +1,66 @@
+"""All rules on all committed notebooks, and what holds between the notebooks."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.notebook_rules import NOTEBOOKS, REPOSITORY, RULES, SOLUTIONS, is_solution, load, notebook_paths
+
+pytestmark = pytest.mark.fast
+
+PATHS = notebook_paths()
+LESSONS = [path for path in PATHS if not is_solution(path)]
+
+
+def name(path: Path) -> str:
+    return path.relative_to(NOTEBOOKS).with_suffix("").as_posix()
+
+
+def linked(path: Path) -> str:
+    """All Markdown of a notebook, in which links are looked for."""
+    return "\n".join(cell.source for cell in load(path).cells if cell.cell_type == "markdown")
+
+
+def test_there_are_lessons() -> None:
+    # Without them the tests below would have nothing to look at, and pass.
+    assert LESSONS, f"No notebook in {NOTEBOOKS}."
+
+
+@pytest.mark.parametrize("path", PATHS, ids=name)
+@pytest.mark.parametrize("rule", RULES)
+def test_rule(path: Path, rule: str) -> None:
+    problems = RULES[rule](path, load(path))
+    assert not problems, "\n" + "\n".join(problems)
+
+
+def test_file_names() -> None:
+    wrong = [path.name for path in LESSONS if not re.fullmatch(r"\d\d_[a-z0-9_]+\.ipynb", path.name)]
+    assert not wrong, f"Expected names such as 01_tasks_and_actors.ipynb, found {wrong}."
+
+
+def test_numbers_are_unique() -> None:
+    numbers = [path.name[:2] for path in LESSONS]
+    assert len(set(numbers)) == len(numbers), f"Two lessons have the same number: {numbers}."
+
+
+def test_solutions_belong_to_a_lesson() -> None:
+    lost = {path.name for path in PATHS if is_solution(path)} - {path.name for path in LESSONS}
+    assert not lost, f"{sorted(lost)} in notebooks/{SOLUTIONS} have no lesson of that name."
+
+
+@pytest.mark.parametrize(
+    ("path", "following"), list(zip(LESSONS, LESSONS[1:], strict=False)), ids=lambda path: path.stem
+)
+def test_lesson_links_to_the_next(path: Path, following: Path) -> None:
+    assert f"]({following.name})" in linked(path), f"{path.name} has no link to the next lesson, {following.name}."
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=name)
+def test_readme_names_the_lesson(path: Path) -> None:
+    readme = REPOSITORY / "README.md"
+    assert readme.is_file(), "README.md is missing."
+    link = f"notebooks/{path.name}"
+    assert link in readme.read_text(encoding="utf-8"), f"README.md does not mention {link}."
