@@ -100,8 +100,9 @@ def _short_messages() -> None:
     def show(data: dict[str, Any], ignore_prefix: bool = False) -> None:
         lines = [line for line in data["lines"] if line.strip()]
         for line in lines if data.get("pid") == "raylet" else ():
-            sentences = re.split(r"(?<=[.!])\s", line.strip().splitlines()[0])
-            print("Ray:", " ".join(sentences[:2]))
+            first, *more = re.split(r"(?<=[.!])\s", line.strip().splitlines()[0])
+            short = " ".join([first, *more[:1]]) if len(first) < 60 else first
+            print("Ray:", re.sub(r"[0-9a-f]{20,}", "...", short))
 
     if hasattr(worker, "print_to_stdstream"):
         worker.print_to_stdstream = show

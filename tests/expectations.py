@@ -88,5 +88,22 @@ def _short(text: str) -> str:
 
 
 EXPECTATIONS: list[Expectation] = [
+    Expectation("00_start_here", "speedup", r"same results: (\w+)", "same results as plain Python", equals="True"),
+    # Two busy cores of a shared machine slow each other down, so 2.0 is not to be had everywhere.
+    Expectation(
+        "01_tasks_and_actors", "speedup", r"([\d.]+) times as fast", "the speed-up by two workers", at_least=1.1
+    ),
+    Expectation("01_tasks_and_actors", "speedup", r"same results: (\w+)", "same results as in a loop", equals="True"),
+    Expectation("02_object_store", "sharing", r"([\d.]+) times as fast", "sharing against pickling", at_least=2),
+    Expectation("02_object_store", "sharing", r"same sums: (\w+)", "same sums both ways", equals="True"),
+    Expectation("02_object_store", "spilling", r"(\d+ of \d+) arrays are right", "right arrays", equals="12 of 12"),
+    Expectation("02_object_store", "spilling", r"Spilled ([\d,]+) MiB", "what was spilled", at_least=100),
+    Expectation("02_object_store", "spilling", r"Restored ([\d,]+) MiB", "what was restored", at_least=100),
+    Expectation("02_object_store", "rebuilt", r"got (\d+)", "the value of the lost object", equals="42"),
+    Expectation("02_object_store", "out-of-memory", r"6000 MB: (\w+)", "the error", equals="OutOfMemoryError"),
     Expectation("04_train_fashion_mnist", "test-accuracy", r"([0-9]*\.[0-9]+)", "the test accuracy", at_least=0.85),
+    # The killed worker: the run went on from its own checkpoint, not from the start ...
+    Expectation("04_train_fashion_mnist", "recovery", r"a worker died\s+(\d+)", "the step it resumed at", at_least=1),
+    # ... and ended with the same weights as the run that nothing happened to.
+    Expectation("04_train_fashion_mnist", "same-weights", r"weights: (\S+)", "their difference", at_most=1e-6),
 ]

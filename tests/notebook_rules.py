@@ -38,7 +38,7 @@ TIME_FACTOR = 1.5
 CODE_LINES = 25
 MARKDOWN_WORDS = 220
 LESSON_WORDS = 2500
-LESSON_CODE_CELLS = (20, 45)
+LESSON_CODE_CELLS = (10, 45)
 EXERCISES = (2, 4)
 OBJECTIVES = (3, 5)
 UNSOLVED, SOLVED = "not solved yet:", "right:"
@@ -331,7 +331,7 @@ def time_is_measured(path: Path, notebook: Any) -> list[str]:
 
 @rule
 def length_is_that_of_a_lesson(path: Path, notebook: Any) -> list[str]:
-    """20 to 45 code cells and a bounded number of words; short cells in every notebook."""
+    """10 to 45 code cells and a bounded number of words; short cells in every notebook."""
     problems = []
     for i, cell in _cells(notebook, "code"):
         lines = len(cell.source.strip("\n").splitlines())
