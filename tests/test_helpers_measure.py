@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import numpy as np
 import psutil
 import pytest
 
@@ -88,3 +89,11 @@ def test_memory_of_a_process_and_its_children(program: str) -> None:
 
 def test_memory_of_this_process() -> None:
     assert memory_mb() > 10
+
+
+def test_sum_and_memory_tells_the_memory_of_this_process_alone() -> None:
+    total, before = measure.sum_and_memory(np.arange(4))
+    held = np.ones(25_000_000)  # 200 MB
+    _, after = measure.sum_and_memory(np.arange(4))
+    assert total == 6
+    assert 150 < after - before < 250, f"{held.nbytes / 1e6} MB more were held, but {after - before:.0f} were seen"

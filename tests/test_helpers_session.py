@@ -216,3 +216,35 @@ def is_loopback(address: str) -> bool:
 def test_loopback_is_told_from_other_addresses() -> None:
     assert all(map(is_loopback, ("127.0.0.1", "::1", "::ffff:127.0.0.1")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.7", "::ffff:10.0.0.7")))
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        (
+            "Task busy failed. There are 3 retries remaining, so the task will be retried. Error: User exception:\n"
+            '  File "/somewhere/cell.py", line 5, in busy',
+            "Ray: Task busy failed. There are 3 retries remaining, so the task will be retried.\n",
+        ),
+        (
+            "A worker died or was killed while executing a task by an unexpected system error. Lease ID: "
+            "0d0000003a5097bc82b4919b37b8c62036b3fe8ff6894f64903c7d62 Worker PID: 14006",
+            "Ray: A worker died or was killed while executing a task by an unexpected system error.\n",
+        ),
+        (
+            "The node with node id: 0d0c9d79662c0ee05325d361b7deceae2f4e4f271164e4d24fd8fc72 and address: 127.0.0.1 "
+            "and node name: 127.0.0.1 has been marked dead. This can happen when a \t(1) raylet crashes",
+            "Ray: The node with node id: ... and address: 127.0.0.1 and node name: 127.0.0.1 has been marked dead.\n",
+        ),
+    ],
+)
+def test_messages_of_ray_are_short(
+    message: str, shown: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray._private import worker
+
+    monkeypatch.setattr(worker, "print_to_stdstream", worker.print_to_stdstream)
+    session._short_messages()
+    worker.print_to_stdstream({"lines": [message], "pid": "raylet", "is_err": False}, ignore_prefix=False)
+    assert capsys.readouterr().out == shown
