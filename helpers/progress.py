@@ -33,7 +33,11 @@ class _SendReports(UserCallback):
         self.board_name = board_name
 
     def _send(self, entry: dict[str, Any]) -> None:
-        ray.get_actor(self.board_name).add.remote({"time": time.time(), **entry})
+        try:
+            board = ray.get_actor(self.board_name)
+        except ValueError:
+            return  # nobody watches any more; the training must not fail for that
+        board.add.remote({"time": time.time(), **entry})
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
         self._send({"metrics": metrics[0]})
@@ -63,6 +67,7 @@ class TrainingProgress:
         self._name = f"progress-{uuid.uuid4().hex[:8]}"
         self.callback = _SendReports(self._name)
         self._reports: list[dict[str, Any]] = []
+        self._end = "done"
 
     def __enter__(self) -> TrainingProgress:
         from IPython.display import display
@@ -75,10 +80,12 @@ class TrainingProgress:
         self._thread.start()
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *details: object) -> None:
+        self._end = f"stopped by {error.__name__}" if error else "done"
         self._done.set()
         self._thread.join(timeout=30)
-        ray.kill(self._board)
+        if ray.is_initialized():
+            ray.kill(self._board)
 
     def table(self) -> pd.DataFrame:
         """One row for each report of rank 0, in the order in which they came."""
@@ -92,7 +99,9 @@ class TrainingProgress:
         while True:
             last_look = self._done.wait(1.0)
             try:
-                self._reports = ray.get(self._board.all.remote(), timeout=20)
+                # Without this question, ray.get would start a new Ray after a shutdown.
+                if ray.is_initialized():
+                    self._reports = ray.get(self._board.all.remote(), timeout=20)
             except ray.exceptions.RayError:
                 pass  # the cluster is going down; what was seen so far stays
             self._show(finished=last_look)
@@ -103,7 +112,7 @@ class TrainingProgress:
         lines = self.events() or ["starting workers ..."]
         elapsed = time.time() - self._started
         if finished:
-            lines.append(f"{elapsed:6.0f} s  done")
+            lines.append(f"{elapsed:6.0f} s  {self._end}")
         else:
             lines.append(f"{elapsed:6.0f} s  running{self._time_left()}")
         if self._shown is not None:

@@ -97,14 +97,18 @@ def _short_messages() -> None:
     """
     from ray._private import worker
 
+    original = getattr(worker, "print_to_stdstream", None)
+
     def show(data: dict[str, Any], ignore_prefix: bool = False) -> None:
-        lines = [line for line in data["lines"] if line.strip()]
-        for line in lines if data.get("pid") == "raylet" else ():
+        if data.get("pid") != "raylet":  # what workers print, if log_to_driver is on
+            original(data, ignore_prefix=ignore_prefix)
+            return
+        for line in filter(str.strip, data["lines"]):
             first, *more = re.split(r"(?<=[.!])\s", line.strip().splitlines()[0])
             short = " ".join([first, *more[:1]]) if len(first) < 60 else first
             print("Ray:", re.sub(r"[0-9a-f]{20,}", "...", short))
 
-    if hasattr(worker, "print_to_stdstream"):
+    if original is not None and original.__name__ != "show":
         worker.print_to_stdstream = show
 
 

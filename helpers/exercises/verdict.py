@@ -26,6 +26,13 @@ def not_right(got: object, expected: object, hint: str) -> Verdict:
     return Verdict("not right", f"got {got}, expected {expected}. {hint}")
 
 
+def as_list(answer: object) -> list[object] | None:
+    """The values of a list, tuple or array, so that all of them can be compared; None for anything else."""
+    if hasattr(answer, "tolist"):
+        answer = answer.tolist()
+    return list(answer) if isinstance(answer, (list, tuple)) else None
+
+
 def exercise_check(check: Callable[..., Verdict]) -> Callable[..., Verdict]:
     """Make a check out of a function that judges an answer; a check never raises.
 
