@@ -40,7 +40,7 @@ clean: ## remove what was made here: environment, unpacked data, results
 	rm -rf .venv .report .pytest_cache .ruff_cache build *.egg-info data/.cache results
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The stamp is newer than both files as long as the environment is up to date.
-$(READY): requirements.txt pyproject.toml tools/install.py
+# The stamp is newer than the lock as long as the environment is up to date.
+$(READY): requirements.txt tools/install.py
 	$(PYTHON) tools/install.py
 	@touch $(READY)

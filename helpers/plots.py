@@ -92,7 +92,8 @@ def bars(values: Mapping[str, float], title: str, unit: str, digits: int = 2) ->
     """
     figure, axes = _axes(title, height=0.9 + 0.4 * len(values))
     names, numbers = zip(*((name, float(value)) for name, value in values.items()), strict=True)
-    drawn = axes.barh(names, numbers, color=[COLOURS[i % len(COLOURS)] for i in range(len(names))])
+    # A few bars are told apart by colour; in a long list a colour would only look like a meaning.
+    drawn = axes.barh(names, numbers, color=COLOURS[: len(names)] if len(names) <= 5 else COLOURS[0])
     axes.bar_label(drawn, [f"{n:,.{digits}f}" for n in numbers], padding=3)
     axes.invert_yaxis()
     axes.margins(x=0.12)
