@@ -341,6 +341,8 @@ def length_is_that_of_a_lesson(path: Path, notebook: Any) -> list[str]:
     for i, cell in _cells(notebook, "markdown"):
         words = _words(cell)
         total += words
+        if not words:
+            problems.append(f"{_at(path, i)} is empty: delete it.")
         if words > MARKDOWN_WORDS:
             problems.append(f"{_at(path, i)} is a wall of {words} words, expected at most {MARKDOWN_WORDS}: split it.")
     if is_solution(path):

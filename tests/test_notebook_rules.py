@@ -274,6 +274,7 @@ BAD: list[tuple[str, str, Edit, str]] = [
     ("time_is_measured", "promise too high", metadata("ray_course", {"seconds": 26}), "promises 40 seconds, but 26"),
     ("length_is_that_of_a_lesson", "long cell", long_code, "cell 4 has 26 lines"),
     ("length_is_that_of_a_lesson", "wall", source(3, "word " * 221), "cell 3 is a wall of 221 words"),
+    ("length_is_that_of_a_lesson", "empty cell", source(3, ""), "cell 3 is empty"),
     ("length_is_that_of_a_lesson", "too few", few_code_cells, "code cells, expected 10 to 45"),
     ("length_is_that_of_a_lesson", "too many", many_code_cells, "code cells, expected 10 to 45"),
     ("length_is_that_of_a_lesson", "many words", many_cells(13), "words of Markdown"),
