@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -158,3 +159,10 @@ def test_all_packages_of_helpers_are_installed() -> None:
 
 def test_pyproject_says_the_same_as_the_tools() -> None:
     assert Version(PYPROJECT["tool"]["ruff"]["target-version"].replace("py3", "3.")) in PYTHONS
+
+
+def test_binder_installs_the_helpers_too() -> None:
+    # In environment.yml it cannot stand: pip refuses an editable package beside hashes.
+    script = REPOSITORY / "postBuild"
+    assert os.access(script, os.X_OK), "postBuild is not executable"
+    assert "pip install --no-deps --editable ." in script.read_text()
