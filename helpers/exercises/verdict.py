@@ -19,10 +19,15 @@ class Verdict:
 
 
 def right(message: str) -> Verdict:
+    """The verdict on a right answer; the message says what it shows. Source: written for this course."""
     return Verdict("right", message)
 
 
 def not_right(got: object, expected: object, hint: str) -> Verdict:
+    """The verdict on a wrong answer: what came out, what should have, and how to get there.
+
+    Source: written for this course.
+    """
     return Verdict("not right", f"got {got}, expected {expected}. {hint}")
 
 
