@@ -1,4 +1,4 @@
-"""Live progress of a Ray Train run in the notebook, and its reports as a table."""
+"""Live progress of a Ray Train run in the notebook."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import time
 import uuid
 from typing import Any
 
-import pandas as pd
 import ray
 from ray.train import Checkpoint, UserCallback
 
@@ -53,7 +52,6 @@ class TrainingProgress:
         with TrainingProgress("epoch", total=3) as progress:
             trainer = TorchTrainer(..., run_config=RunConfig(callbacks=[progress.callback]))
             result = trainer.fit()
-        progress.table()
 
     Args:
         step: the reported metric that counts up to `total`.
@@ -87,14 +85,6 @@ class TrainingProgress:
         if ray.is_initialized():
             ray.kill(self._board)
 
-    def table(self) -> pd.DataFrame:
-        """One row for each report of rank 0, in the order in which they came."""
-        return pd.DataFrame([report["metrics"] for report in self._reports if "metrics" in report])
-
-    def events(self) -> list[str]:
-        """What happened when, in seconds since the start: reports, failures."""
-        return [f"{r['time'] - self._started:6.0f} s  {self._sentence(r)}" for r in self._reports]
-
     def _follow(self) -> None:
         while True:
             last_look = self._done.wait(1.0)
@@ -109,7 +99,8 @@ class TrainingProgress:
                 return
 
     def _show(self, finished: bool) -> None:
-        lines = self.events() or ["starting workers ..."]
+        lines = [f"{r['time'] - self._started:6.0f} s  {self._sentence(r)}" for r in self._reports]
+        lines = lines or ["starting workers ..."]
         elapsed = time.time() - self._started
         if finished:
             lines.append(f"{elapsed:6.0f} s  {self._end}")

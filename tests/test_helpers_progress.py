@@ -82,11 +82,9 @@ def test_end(progress: TrainingProgress) -> None:
     assert last_text(progress, finished=True)[-1] == "   100 s  done"
 
 
-def test_table_has_reports_only(progress: TrainingProgress) -> None:
-    progress._reports = [report(60, epoch=1, loss=0.1234), {"time": NOW, "failed": 0, "error": "E"}, report(1, epoch=2)]
-    table = progress.table()
-    assert table["epoch"].tolist() == [1, 2]
-    assert list(table.columns) == ["epoch", "loss"]
+def test_end_by_an_error_does_not_say_done(progress: TrainingProgress) -> None:
+    progress._end = "stopped by ValueError"
+    assert last_text(progress, finished=True)[-1] == "   100 s  stopped by ValueError"
 
 
 def test_outside_of_a_notebook(progress: TrainingProgress) -> None:
