@@ -37,7 +37,7 @@ lock: $(READY) ## compile requirements.txt from pyproject.toml
 		--no-emit-index-url --custom-compile-command "make lock" pyproject.toml --output-file requirements.txt
 
 clean: ## remove what was made here: environment, unpacked data, results
-	rm -rf .venv .report .pytest_cache .ruff_cache build *.egg-info data/.cache results
+	rm -rf .venv .report .pytest_cache .ruff_cache .hypothesis build *.egg-info data/.cache results
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is newer than the lock as long as the environment is up to date.

@@ -98,6 +98,42 @@ def results_dir(name: str) -> Path:
     return folder
 
 
+def trained_model(name: str = "fashion_mnist_resnet18") -> Path:
+    """Return the folder of a trained model: your own, if its notebook has run here, else the shipped one.
+
+    Args:
+        name: name of the folder, as in `results_dir`.
+
+    Returns:
+        A folder with `model.safetensors` (the weights) and `model.json`
+        (what they are). The shipped weights are float16, half the size;
+        `load_state_dict` converts them to the number type of the model.
+
+    Raises:
+        DataError: there is no such model, or the shipped one is altered.
+
+    Source: notebook 04 trains and saves it; data/fashion_mnist_resnet18/README.md tells about the shipped one.
+    """
+    own = Path(os.environ.get(RESULTS_VARIABLE) or REPOSITORY / "results") / name
+    if all((own / file).is_file() for file in ("model.safetensors", "model.json")):
+        return own
+    shipped = REPOSITORY / "data" / name
+    if not (shipped / "model.json").is_file():
+        raise DataError(
+            f"There is no trained model in {own}, and none is shipped as {shipped}: "
+            "expected model.safetensors and model.json. Run the notebook that trains it."
+        )
+    expected = json.loads((shipped / "model.json").read_text())["sha256"]
+    weights = shipped / "model.safetensors"
+    found = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else "no file"
+    if found != expected:
+        raise DataError(
+            f"{weights} is altered: expected SHA-256 {expected}, found {found}. "
+            f"Restore it with 'git checkout data/{name}'."
+        )
+    return shipped
+
+
 def _is_intact(path: Path, entry: dict) -> bool:
     if not path.is_file() or path.stat().st_size != entry["bytes"]:
         return False

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import statistics
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 import psutil
+
+Result = TypeVar("Result")
 
 
 def compare(ways: Mapping[str, Callable[[], object]], rounds: int = 3) -> pd.DataFrame:
@@ -60,3 +64,59 @@ def sum_and_memory(array: np.ndarray) -> tuple[float, float]:
     Source: the unique set size of psutil's memory_full_info.
     """
     return float(array.sum()), psutil.Process().memory_full_info().uss / 1e6
+
+
+def memory_gb(processes: Iterable[psutil.Process]) -> float:
+    """Add up the memory of processes; what several share is counted once where the system tells it (Linux).
+
+    Args:
+        processes: those that have ended meanwhile count nothing.
+
+    Returns:
+        GB (10**9 bytes).
+
+    Source: the proportional set size of psutil's memory_full_info.
+    """
+    total = 0
+    for process in processes:
+        try:
+            info = process.memory_full_info()
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+        total += getattr(info, "pss", info.rss)
+    return total / 1e9
+
+
+def peak_memory(work: Callable[[], Result], pause: float = 0.1) -> tuple[Result, float]:
+    """Do some work, and say how much memory was in use at most meanwhile.
+
+    Counted are this process and all that it started: a local Ray cluster with
+    its workers and its object store, but not machines elsewhere.
+
+    Args:
+        work: a function without arguments.
+        pause: seconds between two looks; what is shorter may be missed.
+
+    Returns:
+        What the work returned, and the largest sum that was seen, in GB (10**9 bytes).
+
+    Source: written for this course.
+    """
+    here = psutil.Process()
+    done = threading.Event()
+    seen = []
+
+    def look() -> None:
+        while True:
+            seen.append(memory_gb([here, *here.children(recursive=True)]))
+            if done.wait(pause):
+                return
+
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    try:
+        result = work()
+    finally:
+        done.set()
+        watcher.join()
+    return result, max(seen)

@@ -102,7 +102,13 @@ def bars(values: Mapping[str, float], title: str, unit: str, digits: int = 2) ->
     show(figure, f"Bar chart. {title}. {unit}: {listed}.")
 
 
-def lines(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], title: str, xlabel: str, ylabel: str) -> None:
+def lines(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    title: str,
+    xlabel: str,
+    ylabel: str,
+    markers: bool = True,
+) -> None:
     """Show one or more curves.
 
     Args:
@@ -110,20 +116,62 @@ def lines(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], title: 
         title: what the reader should see.
         xlabel: label of the horizontal axis, with the unit.
         ylabel: label of the vertical axis, with the unit.
+        markers: whether each value gets a mark; without, curves of many values
+            are told apart by their dashes.
 
     Source: written for this course.
     """
     figure, axes = _axes(title)
-    markers = "os^Dvx"
     said = []
     for i, (name, values) in enumerate(series.items()):
         x, y = (np.asarray(v) for v in values)
-        axes.plot(x, y, label=name, marker=markers[i % 6], color=COLOURS[i % len(COLOURS)])
+        style = {"marker": "os^Dvx"[i % 6]} if markers else {"linestyle": ("-", "--", "-.", ":")[i % 4]}
+        axes.plot(x, y, label=name, color=COLOURS[i % len(COLOURS)], **style)
         said.append(f"{name} goes from {y[0]:.3g} to {y[-1]:.3g}, at most {y.max():.3g}")
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     axes.legend(frameon=False)
     show(figure, f"Line chart. {title}. {ylabel} over {xlabel}: {'; '.join(said)}.")
+
+
+def learning_curves(
+    curves: Sequence[tuple[Sequence[float], Sequence[float]]], title: str, xlabel: str, ylabel: str, last: float
+) -> None:
+    """Show many thin learning curves, with a dot where each one ended.
+
+    Args:
+        curves: (x values, y values) of each trial.
+        title: what the reader should see.
+        xlabel: label of the horizontal axis (which is logarithmic), with the unit.
+        ylabel: label of the vertical axis, with the unit.
+        last: curves that reach this x value were not stopped; they are drawn in another colour.
+
+    Source: written for this course.
+    """
+    figure, axes = _axes(title, height=3.6)
+    stopped = 0
+    for values in sorted(curves, key=lambda c: max(c[0]) >= last):
+        x, y = (np.asarray(v) for v in values)
+        early = x[-1] < last
+        stopped += int(early)
+        colour, width = (COLOURS[4], 0.7) if early else (COLOURS[5], 1.4)
+        axes.plot(x, y, color=colour, linewidth=width)
+        axes.plot(x[-1], y[-1], "o" if early else "D", color=colour, markersize=4)
+    axes.set_xscale("log")
+    ends = sorted({float(np.max(x)) for x, _ in curves})
+    axes.set_xticks(ends, [f"{end:g}" for end in ends])
+    axes.minorticks_off()
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    for colour, mark, name in ((COLOURS[4], "o", "stopped early"), (COLOURS[5], "D", "finished")):
+        axes.plot([], [], mark, linestyle="-", color=colour, label=name)
+    axes.legend(frameon=False)
+    finals = [float(np.asarray(y)[-1]) for _, y in curves]
+    alt = (
+        f"Line chart of {len(curves)} learning curves. {title}. {stopped} were stopped before {xlabel} {last:g}. "
+        f"Their last {ylabel} ranges from {min(finals):.3g} to {max(finals):.3g}."
+    )
+    show(figure, alt)
 
 
 def images(pictures: Sequence[np.ndarray], captions: Sequence[str], title: str, columns: int = 6) -> None:

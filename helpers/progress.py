@@ -1,4 +1,4 @@
-"""Live progress of a Ray Train run in the notebook."""
+"""Live progress of a Ray Train run, or of a sweep of Ray Tune, in the notebook."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import uuid
 from typing import Any
 
 import ray
+from ray import tune
 from ray.train import Checkpoint, UserCallback
 
 
@@ -123,3 +124,59 @@ class TrainingProgress:
         metrics = report["metrics"]
         rest = "  ".join(f"{k} {v:.3g}" for k, v in metrics.items() if k != self.step and isinstance(v, float))
         return f"{self.step} {metrics.get(self.step, '?')} of {self.total}  {rest}"
+
+
+class SweepProgress(tune.ProgressReporter):
+    """Show how far a running `tuner.fit()` is, on one line that is renewed each second.
+
+        tuner = Tuner(..., run_config=RunConfig(verbose=1, progress_reporter=SweepProgress()))
+
+    Source: built on ray.tune.ProgressReporter, which Tune calls in the notebook's own process.
+    """
+
+    def __init__(self) -> None:
+        self._shown: Any = None
+        self._started = self._next_time = 0.0
+        self._total, self._metric, self._sign = 0, "", 1
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune saves its reporter with the sweep; the place in the notebook cannot be saved.
+        return {**self.__dict__, "_shown": None}
+
+    def setup(
+        self,
+        start_time: float | None = None,
+        total_samples: int | None = None,
+        metric: str | None = None,
+        mode: str | None = None,
+        **others: Any,
+    ) -> None:
+        from IPython.display import display
+
+        self._started, self._next_time = start_time or time.time(), 0.0
+        self._total, self._metric, self._sign = total_samples or 0, metric or "", -1 if mode == "min" else 1
+        self._shown = display({"text/plain": "starting ..."}, raw=True, display_id=True)
+
+    def should_report(self, trials: list[Any], done: bool = False) -> bool:
+        return done or time.time() >= self._next_time
+
+    def report(self, trials: list[Any], done: bool, *sys_info: str) -> None:
+        self._next_time = time.time() + 1.0
+        if self._shown is not None:
+            self._shown.update({"text/plain": self._sentence(trials, done)}, raw=True)
+
+    def _sentence(self, trials: list[Any], done: bool) -> str:
+        total = max(self._total, len(trials))
+        finished = sum(trial.is_finished() for trial in trials)
+        failed = sum(trial.status == "ERROR" for trial in trials)
+        reports = sum((trial.last_result or {}).get("training_iteration", 0) for trial in trials)
+        state = "running" if not done else "done" if finished == total else "interrupted"
+        line = f"{time.time() - self._started:.0f} s  {state}: {finished} of {total} trials"
+        line += f" ({failed} with an error)" if failed else ""
+        line += f", {reports:,} reports"
+        seen = [self._sign * value for trial in trials if (value := self._best(trial)) is not None]
+        return line + (f", best {self._metric} {self._sign * max(seen):.4g}" if seen else "")
+
+    def _best(self, trial: Any) -> float | None:
+        """The best value of one trial so far; None before its first report."""
+        return trial.metric_analysis.get(self._metric, {}).get("max" if self._sign > 0 else "min")

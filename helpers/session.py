@@ -8,6 +8,8 @@ import re
 import secrets
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,8 @@ def ray_options(**settings: Any) -> dict[str, Any]:
     _refresh_ray_config()
     # Its executor logs a dozen lines for each dataset; warnings still appear.
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    # It logs each start and each change of an application.
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     _short_messages()
     address = settings.pop("address", None) or os.environ.get("RAY_ADDRESS")
@@ -56,11 +60,53 @@ def ray_options(**settings: Any) -> dict[str, Any]:
     if os.environ["RAY_AUTH_MODE"] == "token":
         _private_token()
     _loopback_only()
-    port = _dashboard_port()
+    port = free_port(8265)
     # Ray Train looks for the dashboard of *its* cluster here. Without it, two
     # notebooks running at once on one machine find each other's.
     os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
     return {"address": "local", "dashboard_port": port, **quiet, **settings}
+
+
+@contextmanager
+def hidden_stderr() -> Iterator[None]:
+    """Hide what this process writes to stderr, also what C++ code writes past Python.
+
+    Errors still reach the notebook as exceptions. Use it around one statement
+    whose harmless notes are known.
+
+    Source: written for this course.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nothing:
+            os.dup2(nothing.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def free_port(preferred: int) -> int:
+    """Return a port of 127.0.0.1 on which nobody listens: the preferred one, or any.
+
+    Args:
+        preferred: the port that readers expect, such as 8265 for Ray's dashboard.
+
+    Raises:
+        OSError: no port is free.
+
+    Source: written for this course.
+    """
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return probe.getsockname()[1]
+    raise OSError("No free port on 127.0.0.1: close a program that listens there and try again.")
 
 
 def _loopback_only() -> None:
@@ -104,6 +150,8 @@ def _short_messages() -> None:
             original(data, ignore_prefix=ignore_prefix)
             return
         for line in filter(str.strip, data["lines"]):
+            if "ServeController." in line:  # calls that serve.shutdown() cuts off
+                continue
             first, *more = re.split(r"(?<=[.!])\s", line.strip().splitlines()[0])
             short = " ".join([first, *more[:1]]) if len(first) < 60 else first
             print("Ray:", re.sub(r"[0-9a-f]{20,}", "...", short))
@@ -125,16 +173,3 @@ def _private_token() -> None:
         return
     with os.fdopen(handle, "w") as file:
         file.write(secrets.token_hex(32))
-
-
-def _dashboard_port(preferred: int = 8265) -> int:
-    """Ray's usual dashboard port, or a free one if another notebook has it."""
-    for port in (preferred, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return probe.getsockname()[1]
-    raise OSError("No free port for the Ray dashboard: close a program that listens on 127.0.0.1 and try again.")

@@ -31,3 +31,17 @@ def ray_session() -> Iterator[None]:
         ray.init(**ray_options(num_cpus=2))
         yield
         ray.shutdown()
+
+
+@pytest.fixture(scope="package")
+def serve_port(ray_session: None) -> Iterator[int]:
+    """One Ray Serve for all tests that need one; returns its HTTP port on 127.0.0.1."""
+    from ray import serve
+
+    from helpers.session import free_port
+
+    port = free_port(8000)
+    quiet = {"enable_access_log": False, "log_level": "ERROR"}
+    serve.start(http_options={"host": "127.0.0.1", "port": port}, logging_config=quiet)
+    yield port
+    serve.shutdown()

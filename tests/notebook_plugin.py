@@ -40,8 +40,9 @@ MARKER = "RAY_COURSE_RUN"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 # A backend chosen for the tests would replace the notebook's own way of showing plots.
 UNSET = ("MPLBACKEND",)
-# Ray's sessions; the sockets of its dashboard, which Ray kills before it could remove them; torch's cache.
-ALLOWED_IN_TEMP = ("ray", "pymp-*", "torchinductor_*")
+# Ray's sessions and the locks of its workers; the sockets of its dashboard, which Ray kills before it could remove
+# them; torch's cache.
+ALLOWED_IN_TEMP = ("ray", "_ray_lockfiles", "pymp-*", "torchinductor_*")
 # As the reader has it: tests that ran before have set variables for themselves.
 ENVIRONMENT = dict(os.environ)
 REPORTS = pytest.StashKey[list["Report"]]()

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import psutil
 
+from helpers.measure import memory_gb
+
 # Folders a run may write into: environment, caches, results and reports.
 ALLOWED_NAMES = {".git", ".venv", "__pycache__", ".pytest_cache", ".ruff_cache", ".ipynb_checkpoints"}
 ALLOWED_PATHS = {"data/.cache", "results", ".report", "build"}
@@ -110,18 +112,6 @@ def _started(process: psutil.Process) -> float:
         return process.create_time()
     except psutil.NoSuchProcess:
         return 0.0
-
-
-def memory_gb(processes: list[psutil.Process]) -> float:
-    """Their memory together; what several share is counted once where the system tells it (Linux)."""
-    total = 0
-    for process in processes:
-        try:
-            info = process.memory_full_info()
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-        total += getattr(info, "pss", info.rss)
-    return total / 1e9
 
 
 def _description(process: psutil.Process) -> str:

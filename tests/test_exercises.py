@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +15,11 @@ import numpy as np
 import pytest
 import ray
 import torch
+from ray import serve, tune
 
-from helpers.exercises import object_store, start_here, tasks_and_actors, train
+from helpers.exercises import object_store, ray_data, start_here, tasks_and_actors, train
+from helpers.exercises import serve as serving
+from helpers.exercises import tune as tuning
 from helpers.exercises.verdict import Verdict
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
@@ -251,6 +255,112 @@ def returns_references(task, array, n):
     return [task.remote(ref) for _ in range(n)]
 
 
+# 03 --------------------------------------------------------------------------
+
+
+def centre_in_place(batch):
+    batch["picture"] -= batch["picture"].mean(axis=(1, 2), keepdims=True).astype("uint8")
+    return batch
+
+
+def centre_by_batch(batch):
+    return {"picture": (batch["picture"] - batch["picture"].mean()).astype("float32")}
+
+
+def centre_each_column(batch):
+    return {"picture": (batch["picture"] - batch["picture"].mean(axis=1, keepdims=True)).astype("float32")}
+
+
+def centre_as_float64(batch):
+    return {"picture": batch["picture"] - batch["picture"].mean(axis=(1, 2), keepdims=True)}
+
+
+def centre_with_overflow(batch):
+    pictures = batch["picture"]
+    return {"picture": (pictures - pictures.mean(axis=(1, 2), keepdims=True).astype("uint8")).astype("float32")}
+
+
+def centre_without_dict(batch):
+    return centre_as_float64(batch)["picture"].astype("float32")
+
+
+def centre_row_by_row(batch):
+    return {"picture": np.stack([p - p.mean() for p in batch["picture"]]).astype("float32")}
+
+
+def keeps_value_errors(function):
+    def safe(row):
+        try:
+            return {**row, "value": function(row), "error": ""}
+        except ValueError as error:
+            return {**row, "value": None, "error": str(error)}
+
+    return safe
+
+
+def keeps_some_columns(function):
+    def safe(row):
+        try:
+            return {**row, "value": function(row)}
+        except Exception as error:
+            return {**row, "error": str(error)}
+
+    return safe
+
+
+def keeps_the_exception(function):
+    def safe(row):
+        try:
+            return {**row, "value": function(row), "error": ""}
+        except Exception as error:
+            return {**row, "value": None, "error": error}
+
+    return safe
+
+
+def none_for_no_error(function):
+    def safe(row):
+        try:
+            return {**row, "value": function(row), "error": None}
+        except Exception as error:
+            return {**row, "value": None, "error": str(error)}
+
+    return safe
+
+
+def calls_at_once(function):
+    return function({"id": 7, "text": "one"})
+
+
+def keeps_errors_in_the_row(function):
+    def safe(row):
+        row |= {"value": None, "error": ""}
+        try:
+            row["value"] = function(row)
+        except Exception as error:
+            row["error"] = str(error)
+        return row
+
+    return safe
+
+
+def save_and_append(dataset, folder):
+    dataset.write_parquet(folder)
+
+
+def save_once(dataset, folder):
+    dataset.write_parquet(folder, mode="ignore")
+
+
+def save_nothing(dataset, folder):
+    dataset.materialize()
+
+
+def save_after_emptying(dataset, folder):
+    shutil.rmtree(folder, ignore_errors=True)
+    dataset.write_parquet(folder)
+
+
 # 04 --------------------------------------------------------------------------
 
 
@@ -305,7 +415,152 @@ def keeps_the_prefix(path, model):
     model.load_state_dict(torch.load(path, weights_only=True))
 
 
-# notebook, exercise: its check, and (wrong answer, a fragment of the hint that it must get)
+# 05 --------------------------------------------------------------------------
+
+
+RIGHT_SPACE = {
+    "lr": tune.loguniform(1e-4, 1e-1),
+    "layers": tune.randint(1, 5),
+    "momentum": tune.uniform(0.8, 0.99),
+    "activation": tune.choice(["relu", "tanh", "gelu"]),
+}
+
+
+def rung_by_rung(trials, factor, max_epochs, keep=lambda n, f: max(1, n // f), again=False, last=True):
+    total, done, rung = 0, 0, 1
+    while rung < max_epochs or (last and rung == max_epochs):
+        total += trials * (rung if again else rung - done)
+        done, rung = rung, rung * factor
+        trials = keep(trials, factor)
+    return total
+
+
+def without_stopping(trials, factor, max_epochs):
+    return trials * max_epochs
+
+
+def starts_again_at_each_rung(trials, factor, max_epochs):
+    return rung_by_rung(trials, factor, max_epochs, again=True)
+
+
+def rounds_up(trials, factor, max_epochs):
+    return rung_by_rung(trials, factor, max_epochs, keep=lambda n, f: math.ceil(n / f))
+
+
+def loses_the_last_trial(trials, factor, max_epochs):
+    return rung_by_rung(trials, factor, max_epochs, keep=lambda n, f: n // f)
+
+
+def forgets_the_last_rung(trials, factor, max_epochs):
+    return rung_by_rung(trials, factor, max_epochs, last=False)
+
+
+def one_memory_for_all_trials(patience):
+    state = {"best": -1.0, "waited": 0}
+
+    def stop(trial_id, result):
+        better = result["val_accuracy"] > state["best"]
+        state["waited"] = 0 if better else state["waited"] + 1
+        state["best"] = max(state["best"], result["val_accuracy"])
+        return state["waited"] >= patience
+
+    return stop
+
+
+def compares_with_the_report_before(patience):
+    before, waited = {}, {}
+
+    def stop(trial_id, result):
+        better = result["val_accuracy"] > before.get(trial_id, -1.0)
+        waited[trial_id] = 0 if better else waited[trial_id] + 1
+        before[trial_id] = result["val_accuracy"]
+        return waited[trial_id] >= patience
+
+    return stop
+
+
+def patient(patience, better=lambda value, best: value > best, forget=True):
+    best, waited = {}, {}
+
+    def stop(trial_id, result):
+        value = result["val_accuracy"]
+        if better(value, best.get(trial_id, -1.0)):
+            best[trial_id] = value
+            waited[trial_id] = 0 if forget else waited.get(trial_id, 0)
+        else:
+            waited[trial_id] += 1
+        return waited[trial_id] >= patience
+
+    return stop
+
+
+def equal_is_better(patience):
+    return patient(patience, better=lambda value, best: value >= best)
+
+
+def never_forgets(patience):
+    return patient(patience, forget=False)
+
+
+def always_patience_three(patience):
+    return patient(3)
+
+
+def never_stops(patience):
+    return lambda trial_id, result: False
+
+
+def stops_at_a_number_of_reports(patience):
+    return lambda trial_id, result: result["training_iteration"] > patience
+
+
+def returns_no_function(patience):
+    return False
+
+
+# 06 --------------------------------------------------------------------------
+
+
+def one_call_for_each(items, predict):
+    return [predict([item])[0] if isinstance(item, list) else {"error": "not a list"} for item in items]
+
+
+def leaves_bad_items_out(items, predict):
+    good = [item for item in items if isinstance(item, list)]
+    return predict(good) if good else []
+
+
+def puts_errors_last(items, predict):
+    good = [item for item in items if isinstance(item, list)]
+    return (predict(good) if good else []) + [{"error": "not a list"}] * (len(items) - len(good))
+
+
+def predicts_all(items, predict):
+    return predict(items)
+
+
+def predicts_nothing_at_all(items, predict):
+    predictions = iter(predict([item for item in items if isinstance(item, list)]))
+    return [next(predictions) if isinstance(item, list) else {"error": "not a list"} for item in items]
+
+
+def customers(keep=2, decorated=True, asked=True, called=True):
+    """A deployment for exercise 3 of notebook 06; local, so that replicas need not import this module."""
+    light = serve.deployment(ray_actor_options={"num_cpus": 0.1})
+    decorate = serve.multiplexed(max_num_models_per_replica=keep) if decorated else lambda function: function
+
+    class Customers:
+        @decorate
+        async def get_model(self, name):
+            return serving.load_model(name)
+
+        async def __call__(self, text):
+            model = await self.get_model(serve.get_multiplexed_model_id() if asked else "ada")
+            return model(text) if called else "done"
+
+    return light(Customers)
+
+
 WRONG: dict[tuple[str, int], tuple[Callable[[Any], Verdict], list[tuple[Any, str]]]] = {
     ("00_start_here", 1): (
         start_here.slow_squares,
@@ -391,6 +646,35 @@ WRONG: dict[tuple[str, int], tuple[Callable[[Any], Verdict], list[tuple[Any, str
             (gets_in_the_loop, "inside the loop"),
         ],
     ),
+    ("03_ray_data", 1): (
+        ray_data.centre,
+        [
+            (centre_in_place, "read-only view"),
+            (centre_by_batch, "mean of the whole batch"),
+            (centre_each_column, "over height and width"),
+            (centre_as_float64, "float64 doubles"),
+            (centre_with_overflow, "over height and width"),
+            (centre_without_dict, "in a dict"),
+        ],
+    ),
+    ("03_ray_data", 2): (
+        ray_data.keep_errors,
+        [
+            (keeps_value_errors, "not only some kinds"),
+            (keeps_some_columns, "same columns"),
+            (keeps_the_exception, "str(error)"),
+            (none_for_no_error, "empty string"),
+            (calls_at_once, "a new function"),
+        ],
+    ),
+    ("03_ray_data", 3): (
+        ray_data.save,
+        [
+            (save_and_append, "appends by default"),
+            (save_once, "argument mode"),
+            (save_nothing, "write_parquet(folder)"),
+        ],
+    ),
     ("04_train_fashion_mnist", 1): (
         train.overall_accuracy,
         [(mean_of_accuracies, "divide once"), (first_worker_only, "first worker alone")],
@@ -414,14 +698,87 @@ WRONG: dict[tuple[str, int], tuple[Callable[[Any], Verdict], list[tuple[Any, str
             (forgets_the_buffers, "did not change"),
         ],
     ),
+    ("05_tune_asha", 1): (
+        tuning.search_space,
+        [
+            (RIGHT_SPACE | {"lr": tune.uniform(1e-4, 1e-1)}, "tune.loguniform"),
+            (RIGHT_SPACE | {"lr": tune.choice([1e-4, 1e-3, 1e-2, 1e-1])}, "draw from a range"),
+            (RIGHT_SPACE | {"lr": tune.loguniform(1e-5, 1e-1)}, "expected 0.0001 to 0.1"),
+            (RIGHT_SPACE | {"layers": tune.randint(1, 4)}, "never drawn"),
+            (RIGHT_SPACE | {"layers": tune.uniform(1, 4)}, "a whole number"),
+            (RIGHT_SPACE | {"layers": 3}, "same in every trial"),
+            (RIGHT_SPACE | {"momentum": tune.uniform(0.85, 0.94)}, "check both ends"),
+            (RIGHT_SPACE | {"momentum": tune.randn(0.9, 0.05)}, "expected 0.8 to 0.99"),
+            (RIGHT_SPACE | {"activation": ["relu", "tanh", "gelu"]}, "tune.choice"),
+            (RIGHT_SPACE | {"activation": tune.grid_search(["relu", "tanh", "gelu"])}, "every value with every other"),
+            (RIGHT_SPACE | {"activation": tune.choice(["relu", "relu", "relu", "relu", "tanh", "gelu"])}, "once"),
+            ({"lr": tune.loguniform(1e-4, 1e-1)}, "keys"),
+        ],
+    ),
+    ("05_tune_asha", 2): (
+        tuning.halving_epochs,
+        [
+            (without_stopping, "without stopping"),
+            (starts_again_at_each_rung, "does not start again"),
+            (rounds_up, "round down"),
+            (loses_the_last_trial, "at least one"),
+            (forgets_the_last_rung, "last rung"),
+            (lambda trials, factor, max_epochs: trials, "rung by rung"),
+        ],
+    ),
+    ("05_tune_asha", 3): (
+        tuning.patience,
+        [
+            (one_memory_for_all_trials, "for each trial_id"),
+            (compares_with_the_report_before, "best so far"),
+            (equal_is_better, "no new best"),
+            (never_forgets, "starts the count again"),
+            (always_patience_three, "Use the argument"),
+            (never_stops, "since the last new best"),
+            (stops_at_a_number_of_reports, "nothing has to be stopped"),
+            (returns_no_function, "without calling it"),
+        ],
+    ),
+    ("06_serve_fashion_mnist", 1): (
+        serving.replicas_needed,
+        [
+            (lambda per_second, each, at_once: max(1, math.ceil(per_second * each)), "works on at_once"),
+            (lambda per_second, each, at_once: max(1, int(per_second * each / at_once)), "Round up"),
+            (lambda per_second, each, at_once: math.ceil(per_second * each / at_once), "at least one"),
+            (lambda per_second, each, at_once: max(1, per_second * each / at_once), "whole number"),
+            (lambda per_second, each, at_once: math.ceil(per_second / at_once), "under way at a time"),
+        ],
+    ),
+    ("06_serve_fashion_mnist", 2): (
+        serving.answer_batch,
+        [
+            (one_call_for_each, "what a batch saves"),
+            (leaves_bad_items_out, "One answer for each item"),
+            (puts_errors_last, "keep the order"),
+            (predicts_all, "raised TypeError"),
+            (predicts_nothing_at_all, "with no items"),
+        ],
+    ),
+    ("06_serve_fashion_mnist", 3): (
+        serving.multiplexed,
+        [
+            (lambda: customers(decorated=False), "nothing is kept"),
+            (lambda: customers(keep=3), "max_num_models_per_replica=2"),
+            (lambda: customers(asked=False), "get_multiplexed_model_id"),
+            (lambda: customers(called=False), "return what comes out"),
+        ],
+    ),
 }
 CASES = [(*exercise, wrong, hint) for exercise, (_, cases) in WRONG.items() for wrong, hint in cases]
 
 
 @pytest.mark.parametrize(("notebook", "number", "wrong", "hint"), CASES)
 def test_wrong_answer_is_refused_with_a_hint(
-    ray_session: None, notebook: str, number: int, wrong: Any, hint: str
+    ray_session: None, request: pytest.FixtureRequest, notebook: str, number: int, wrong: Any, hint: str
 ) -> None:
+    if WRONG[notebook, number][0] is serving.multiplexed:
+        request.getfixturevalue("serve_port")
+        wrong = wrong()
     verdict = WRONG[notebook, number][0](wrong)
     assert verdict.status == "not right", verdict
     assert hint in verdict.message, verdict
@@ -432,6 +789,15 @@ def bounded_by_threads(task, items, limit):
         return list(pool.map(lambda item: ray.get(task.remote(item)), items))
 
 
+def answers_in_a_tuple(items, predict):
+    answers = [{"error": "not a list"}] * len(items)
+    places = [i for i, item in enumerate(items) if isinstance(item, list)]
+    if places:
+        for place, answer in zip(places, predict([items[i] for i in places]), strict=True):
+            answers[place] = answer
+    return tuple(answers)
+
+
 OTHER_RIGHT = [
     (start_here.slow_squares, lambda numbers: tuple(ray.get([slow_square.remote(x) for x in numbers]))),
     (start_here.slow_squares, lambda numbers: np.array(ray.get(list(map(slow_square.remote, numbers))))),
@@ -440,8 +806,20 @@ OTHER_RIGHT = [
     (tasks_and_actors.first_answers, lambda refs, n: tuple(map(ray.get, ray.wait(refs, num_returns=n)[0]))),
     (tasks_and_actors.bounded_map, bounded_by_threads),
     (object_store.share_once, lambda task, array, n: ray.get([task.remote(array=r) for r in [ray.put(array)] * n])),
+    (ray_data.centre, centre_row_by_row),
+    (ray_data.keep_errors, keeps_errors_in_the_row),
+    (ray_data.save, save_after_emptying),
+    (serving.replicas_needed, lambda n, each, at_once: int(max(1, -(-n * each // at_once)))),
+    (serving.answer_batch, answers_in_a_tuple),
     (train.overall_accuracy, lambda rs: torch.tensor(sum(r["correct"] for r in rs) / sum(r["count"] for r in rs))),
     (train.steps_per_epoch, lambda n, workers, batch: len(range(0, len(range(0, n, workers)), batch))),
+    (tuning.search_space, RIGHT_SPACE),
+    (
+        tuning.search_space,
+        RIGHT_SPACE | {"layers": tune.choice([1, 2, 3, 4]), "momentum": tune.quniform(0.8, 0.99, 0.0001)},
+    ),
+    (tuning.halving_epochs, rung_by_rung),
+    (tuning.patience, patient),
 ]
 
 

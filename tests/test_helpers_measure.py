@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import psutil
 import pytest
 
 from helpers import measure
-from helpers.measure import compare
-from tests.notebook_watch import memory_gb
+from helpers.measure import compare, memory_gb
 
 pytestmark = pytest.mark.fast
 
@@ -96,3 +96,42 @@ def test_sum_and_memory_tells_the_memory_of_this_process_alone() -> None:
     _, after = measure.sum_and_memory(np.arange(4))
     assert total == 6
     assert 150 < after - before < 250, f"{held.nbytes / 1e6} MB more were held, but {after - before:.0f} were seen"
+
+
+PEAKS = """
+import subprocess, sys, time
+import numpy as np
+from helpers.measure import peak_memory
+
+def hold(megabytes):
+    held = np.ones(megabytes * 125_000)
+    time.sleep(0.3)
+    return len(held)
+
+def start(code):
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        child.stdout.readline()
+        time.sleep(0.3)
+        return 0
+
+for work in (lambda: hold(1), lambda: hold(200), lambda: start(sys.argv[1])):
+    print(*peak_memory(work, pause=0.02))
+"""
+
+
+def test_peak_memory_sees_what_was_given_back_and_what_was_started() -> None:
+    # In a process of its own: the Ray of other tests is a child of this one, and its memory comes and goes.
+    command = [sys.executable, "-c", PEAKS, ALLOCATE]
+    text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    results, peaks = zip(*(map(float, line.split()) for line in text.splitlines()), strict=True)
+    assert results == (125_000, 25_000_000, 0)
+    nothing, held, started = peaks
+    assert 0.15 < held - nothing < 0.25
+    assert 0.1 < started - nothing < 0.16
+
+
+def test_peak_memory_passes_errors_on_and_stops_looking() -> None:
+    threads = threading.active_count()
+    with pytest.raises(ZeroDivisionError):
+        measure.peak_memory(lambda: 1 / 0)
+    assert threading.active_count() == threads

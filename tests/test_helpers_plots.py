@@ -101,6 +101,10 @@ DRAWN: dict[str, tuple[Callable[[], None], tuple[str, ...]]] = {
         lambda: plots.lines({"loss": ([1, 2], [0.9, 0.25])}, "Learning", "epoch", "loss"),
         ("Learning", "loss goes from 0.9 to 0.25", "epoch"),
     ),
+    "learning_curves": (
+        lambda: plots.learning_curves([([1], [0.5]), ([1, 2, 3], [0.4, 0.6, 0.75])], "Rungs", "epoch", "accuracy", 3),
+        ("2 learning curves", "Rungs", "1 were stopped before epoch 3", "from 0.5 to 0.75"),
+    ),
     "images": (
         lambda: plots.images([np.zeros((4, 4))] * 7, [f"bag\n{i}" for i in range(7)], "Bags"),
         ("7 pictures", "Bags", "bag, 6"),
@@ -145,3 +149,9 @@ def test_columns_of_a_table_without_row_0(shown: list[Any]) -> None:
     table = pd.DataFrame({"epoch": [1, 2], "loss": [0.9, 0.25]}, index=[5, 6])
     plots.lines({"loss": (table["epoch"], table["loss"])}, "Learning", "epoch", "loss")
     assert "loss goes from 0.9 to 0.25" in shown[0]._repr_mimebundle_()[1]["image/png"]["alt"]
+
+
+def test_many_values_without_marks(shown: list[Any]) -> None:
+    values = range(1000)
+    plots.lines({"a": (values, values), "b": (values, values)}, "Many", "x", "y", markers=False)
+    assert "b goes from 0 to 999" in shown[0]._repr_mimebundle_()[1]["image/png"]["alt"]

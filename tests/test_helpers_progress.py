@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from helpers.progress import TrainingProgress
+from helpers.progress import SweepProgress, TrainingProgress
 
 pytestmark = pytest.mark.fast
 
@@ -94,3 +96,67 @@ def test_outside_of_a_notebook(progress: TrainingProgress) -> None:
 
 def test_two_displays_do_not_share_a_board() -> None:
     assert TrainingProgress("epoch", 1).callback.board_name != TrainingProgress("epoch", 1).callback.board_name
+
+
+# A sweep of Ray Tune ---------------------------------------------------------
+
+
+def trial(status: str, reports: int = 0, **values: float) -> Any:
+    analysis = {name: {"max": value, "min": value} for name, value in values.items()}
+    finished = status in ("TERMINATED", "ERROR")
+    result = {"training_iteration": reports} if reports else None
+    return SimpleNamespace(status=status, last_result=result, metric_analysis=analysis, is_finished=lambda: finished)
+
+
+@pytest.fixture
+def sweep(monkeypatch: pytest.MonkeyPatch) -> SweepProgress:
+    monkeypatch.setattr("IPython.display.display", lambda *args, **options: Display())
+    monkeypatch.setattr(time, "time", lambda: NOW)
+    made = SweepProgress()
+    made.setup(start_time=NOW - 42, total_samples=3, metric="accuracy", mode="max")
+    return made
+
+
+TRIALS = [trial("TERMINATED", 3, accuracy=0.5), trial("RUNNING", 1, accuracy=0.75), trial("PENDING")]
+
+
+def test_sweep_under_way(sweep: SweepProgress) -> None:
+    sweep.report(TRIALS, False)
+    assert sweep._shown.texts == ["42 s  running: 1 of 3 trials, 4 reports, best accuracy 0.75"]
+
+
+def test_sweep_is_shown_once_a_second(sweep: SweepProgress) -> None:
+    assert sweep.should_report(TRIALS)
+    sweep.report(TRIALS, False)
+    assert not sweep.should_report(TRIALS)
+    assert sweep.should_report(TRIALS, done=True)
+
+
+def test_sweep_that_ends(sweep: SweepProgress) -> None:
+    ended = [trial("TERMINATED", 3, accuracy=0.5), trial("ERROR"), trial("TERMINATED", 1, accuracy=0.25)]
+    assert sweep._sentence(ended, True) == "42 s  done: 3 of 3 trials (1 with an error), 4 reports, best accuracy 0.5"
+
+
+def test_interrupted_sweep_does_not_say_done(sweep: SweepProgress) -> None:
+    assert "interrupted: 1 of 3 trials" in sweep._sentence(TRIALS, True)
+    assert "interrupted: 1 of 3 trials" in sweep._sentence(TRIALS[:1], True)
+
+
+def test_best_of_a_metric_that_should_be_small(sweep: SweepProgress) -> None:
+    sweep.setup(total_samples=2, metric="loss", mode="min")
+    found = sweep._sentence([trial("TERMINATED", 1, loss=0.5), trial("TERMINATED", 1, loss=0.25)], True)
+    assert found.endswith("best loss 0.25")
+
+
+def test_sweep_without_a_report_yet(sweep: SweepProgress) -> None:
+    assert sweep._sentence([trial("PENDING")], False) == "42 s  running: 0 of 3 trials, 0 reports"
+
+
+def test_sweep_is_saved_without_its_display(sweep: SweepProgress) -> None:
+    copy = pickle.loads(pickle.dumps(sweep))  # noqa: S301
+    copy.report(TRIALS, True)  # nothing to show it in: no error
+
+
+def test_sweep_outside_of_a_notebook(sweep: SweepProgress) -> None:
+    sweep._shown = None
+    sweep.report(TRIALS, False)

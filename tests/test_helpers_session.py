@@ -146,19 +146,19 @@ def test_no_cluster_to_join(home: Path, address: str) -> None:
 
 
 @pytest.mark.fast
-def test_taken_dashboard_port(taken_port: int) -> None:
-    found = session._dashboard_port(taken_port)
+def test_another_port_for_a_taken_one(taken_port: int) -> None:
+    found = session.free_port(taken_port)
     assert found != taken_port
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", found))
 
 
 @pytest.mark.fast
-def test_free_dashboard_port_is_kept(taken_port: int) -> None:
+def test_free_port_is_kept(taken_port: int) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         free = other.getsockname()[1]
-    assert session._dashboard_port(free) == free
+    assert session.free_port(free) == free
 
 
 JOIN = """
@@ -248,3 +248,12 @@ def test_messages_of_ray_are_short(
     session._short_messages()
     worker.print_to_stdstream({"lines": [message], "pid": "raylet", "is_err": False}, ignore_prefix=False)
     assert capsys.readouterr().out == shown
+
+
+@pytest.mark.fast
+def test_hidden_stderr_hides_what_is_written_past_python(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(KeyError), session.hidden_stderr():
+        os.write(2, b"hidden")
+        raise KeyError
+    os.write(2, b"seen")
+    assert capfd.readouterr().err == "seen"

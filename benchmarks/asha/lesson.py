@@ -1,0 +1,51 @@
+"""The code of notebook 05, for the measurements that take longer than a lesson.
+
+There is one copy of it: the cells of the notebook that have the tag `trial`
+are run here as they stand.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+FOLDER = Path(__file__).resolve().parent
+NOTEBOOK = FOLDER.parent.parent / "notebooks" / "05_tune_asha.ipynb"
+TAG = "trial"
+
+
+def lesson() -> dict[str, Any]:
+    """Run the cells with the tag `trial`; returns the names that they define."""
+    cells = [c for c in nbformat.read(NOTEBOOK, 4).cells if TAG in c.metadata.get("tags", [])]
+    if not cells:
+        raise ValueError(f"{NOTEBOOK.name} has no cell with the tag {TAG!r}.")
+    # Ray sends functions of __main__ to its workers by value; they could not import this notebook.
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for cell in cells:
+        exec(compile(cell.source, f"{NOTEBOOK.name}, cell {cell.id}", "exec"), names)
+    return names
+
+
+def about() -> dict[str, Any]:
+    """The machine and the versions of a measurement, without anything that names the machine."""
+    return {
+        "date": date.today().isoformat(),
+        "cores": len(os.sched_getaffinity(0)),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("ray", "torch", "optuna")},
+    }
+
+
+def write_about(name: str, **more: Any) -> None:
+    """Keep what a stored table was measured with beside it."""
+    path = FOLDER / f"{name}.json"
+    path.write_text(json.dumps(about() | more, indent=1) + "\n")
+    print(f"wrote {path.name}")

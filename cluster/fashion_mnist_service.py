@@ -1,0 +1,167 @@
+"""The FashionMNIST service of notebook 06, for `serve run`, `serve build` and `serve deploy`.
+
+Written by tools/export_service.py from the cells of the notebook with the tag
+`service`: change them there, and run it again.
+"""
+
+import asyncio
+import io
+from typing import Annotated
+
+import numpy as np
+from fastapi import Body, FastAPI, HTTPException
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from PIL import Image, UnidentifiedImageError
+from pydantic import BaseModel, Field
+from ray import serve
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import BackPressureError
+
+from helpers import data
+
+
+@serve.deployment
+class Model:
+    """Answers a picture of 28 x 28 grey levels with ten probabilities."""
+
+    def __init__(self, version, folder=None):
+        import torch
+        from safetensors.torch import load_file
+        from torchvision.models import resnet18
+
+        torch.set_num_threads(1)  # replicas share the cores
+        self.torch, self.version, self.lock = torch, version, asyncio.Lock()
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.net = resnet18(num_classes=10)
+        self.net.conv1 = torch.nn.Conv2d(1, 64, 7, stride=2, padding=3, bias=False)
+        folder = folder or data.trained_model()
+        self.net.load_state_dict(load_file(f"{folder}/model.safetensors"))
+        self.net.to(self.device).eval()
+
+    def classify(self, pictures):
+        batch = self.torch.from_numpy(np.stack(pictures)).to(self.device)
+        batch = (batch.float().unsqueeze(1) / 255 - 0.286) / 0.353
+        with self.torch.inference_mode():
+            rows = self.net(batch).softmax(dim=1).tolist()
+        return [{"probabilities": row, "version": self.version} for row in rows]
+
+    def check_health(self):
+        self.classify([np.zeros((28, 28), np.float32)])
+
+    async def predict(self, picture):
+        async with self.lock:  # one calculation at a time on this replica's core
+            return (await asyncio.to_thread(self.classify, [picture]))[0]
+
+    @serve.batch(max_batch_size=16, batch_wait_timeout_s=0.005)
+    async def predict_batched(self, pictures):
+        return await asyncio.to_thread(self.classify, pictures)
+
+
+Grey = Annotated[float, Field(strict=True, ge=0, le=255, allow_inf_nan=False)]
+Row = Annotated[list[Grey], Field(min_length=28, max_length=28)]
+Png = Annotated[bytes, Body(media_type="image/png")]
+
+
+class Picture(BaseModel):
+    pixels: Annotated[list[Row], Field(min_length=28, max_length=28)]
+
+
+class Answer(BaseModel):
+    label: str
+    probability: float
+    version: str
+
+
+class Problem(BaseModel):
+    detail: str
+
+
+http = FastAPI(
+    title="FashionMNIST",
+    max_body_size=1_000_000,  # bytes; what is longer is not read to its end
+    responses={code: {"model": Problem} for code in (400, 422, 503)},
+)
+
+
+@http.exception_handler(RequestValidationError)
+async def explain(request, error):
+    """One sentence: where it is wrong, and why."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return JSONResponse({"detail": f"{where}: {first['msg']}"}, status_code=422)
+
+
+def decode_png(png):
+    """The grey levels of a PNG of 28 x 28 pixels."""
+    try:
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+            if image.size != (28, 28):
+                width, height = image.size
+                found = f"expected 28 x 28 pixels, found {width} x {height}"
+                raise HTTPException(422, f"body: {found}")
+            return np.asarray(image.convert("L"))
+    except Image.DecompressionBombError:
+        found = "expected 28 x 28 pixels, found far more"
+        raise HTTPException(422, f"body: {found}") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
+        raise HTTPException(422, "body: expected a PNG, found none") from None
+
+
+async def ask(method, picture):
+    """Call a model; ask again if its replica died, refuse if its queue is full."""
+    for wait in (0.1, 0.5, 2, None):
+        try:
+            return await method.remote(picture)
+        except BackPressureError:
+            raise HTTPException(503, "busy: try again later") from None
+        except RayActorError:
+            if wait is None:
+                raise HTTPException(503, "no replica answers") from None
+            await asyncio.sleep(wait)
+
+
+def to_answer(reply):
+    best = int(np.argmax(reply["probabilities"]))
+    probability = reply["probabilities"][best]
+    label = data.FASHION_CLASSES[best]
+    return Answer(label=label, probability=probability, version=reply["version"])
+
+
+@serve.deployment
+@serve.ingress(http)
+class Api:
+    def __init__(self, model):
+        self.model = model
+
+    @http.post("/predict")
+    async def predict(self, picture: Picture, batched: bool = True) -> Answer:
+        pixels = np.array(picture.pixels, dtype=np.float32)
+        method = self.model.predict_batched if batched else self.model.predict
+        return to_answer(await ask(method, pixels))
+
+    @http.post("/predict/png")
+    async def predict_png(self, png: Png) -> Answer:
+        return to_answer(await ask(self.model.predict_batched, decode_png(png)))
+
+
+class Settings(BaseModel):
+    version: str = "1"
+    replicas: int = 2
+    cpus: float = 0.4
+    gpus: float = 0
+
+
+def build(settings: Settings) -> serve.Application:
+    resources = {"num_cpus": settings.cpus, "num_gpus": settings.gpus}
+    model = Model.options(
+        num_replicas=settings.replicas,
+        ray_actor_options=resources,
+        max_ongoing_requests=64,
+        max_queued_requests=200,
+    )
+    api = Api.options(ray_actor_options={"num_cpus": 0.1}, max_ongoing_requests=500)
+    return api.bind(model.bind(settings.version))
+
+
+application = build(Settings())  # for `serve build`, which wants an application

@@ -1,0 +1,154 @@
+"""The service of notebook 06 as a module: the same code, a valid config, and the parts that need no Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from fastapi import HTTPException
+from PIL import Image
+from pydantic import ValidationError
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import BackPressureError
+from ray.serve.schema import ServeDeploySchema
+
+from cluster import fashion_mnist_service as service
+from tools.export_service import MODULE, module_text
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+CONFIG = REPOSITORY / "cluster" / "fashion_mnist_service.yaml"
+ZEROS = [[0] * 28 for _ in range(28)]
+
+
+@pytest.mark.fast
+def test_module_is_the_code_of_the_notebook() -> None:
+    assert formatted(module_text()) == MODULE.read_text(), "run .venv/bin/python tools/export_service.py"
+
+
+def formatted(text: str) -> str:
+    command = [sys.executable, "-m", "ruff", "format", "--stdin-filename", str(MODULE), "-"]
+    return subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.fast
+def test_config_is_valid_and_keeps_to_this_machine() -> None:
+    config = yaml.safe_load(CONFIG.read_text())
+    schema = ServeDeploySchema.model_validate(config)
+    assert schema.http_options.host == "127.0.0.1"
+    (application,) = config["applications"]
+    module, function = application["import_path"].split(":")
+    assert module == service.__name__ and callable(getattr(service, function))
+    assert service.Settings(**application["args"]) == service.Settings()
+
+
+def test_serve_build_writes_a_config(tmp_path: Path) -> None:
+    target = tmp_path / "built.yaml"
+    command = [sys.executable, "-m", "ray.serve.scripts", "build", f"{service.__name__}:application", "-o", str(target)]
+    subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=True, timeout=120)
+    (application,) = ServeDeploySchema.model_validate(yaml.safe_load(target.read_text())).applications
+    assert {deployment.name for deployment in application.deployments} == {"Model", "Api"}
+
+
+class Method:
+    """Stands for a method of a handle: raises what it is told, then answers."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors, self.calls = list(errors), 0
+
+    async def remote(self, picture: Any) -> str:
+        self.calls += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        return "answer"
+
+
+@pytest.fixture
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def at_once(seconds: float) -> None: ...
+
+    monkeypatch.setattr(service.asyncio, "sleep", at_once)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("deaths", [0, 1, 3])
+def test_call_is_repeated_after_a_death(no_waiting: None, deaths: int) -> None:
+    method = Method(*[RayActorError()] * deaths)
+    assert asyncio.run(service.ask(method, None)) == "answer"
+    assert method.calls == deaths + 1
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("errors", "calls", "says"),
+    [([RayActorError()] * 9, 4, "no replica answers"), ([BackPressureError(1, 1)], 1, "busy")],
+)
+def test_calls_that_are_given_up(no_waiting: None, errors: list[Exception], calls: int, says: str) -> None:
+    method = Method(*errors)
+    with pytest.raises(HTTPException, match=says) as caught:
+        asyncio.run(service.ask(method, None))
+    assert caught.value.status_code == 503
+    assert method.calls == calls
+
+
+@pytest.mark.fast
+def test_other_errors_are_not_repeated(no_waiting: None) -> None:
+    method = Method(ValueError("a mistake in the model"))
+    with pytest.raises(ValueError, match="mistake"):
+        asyncio.run(service.ask(method, None))
+    assert method.calls == 1
+
+
+def png(width: int, height: int, mode: str = "L", kind: str = "png") -> bytes:
+    buffer = io.BytesIO()
+    Image.new(mode, (width, height), 7 if mode == "L" else (7, 7, 7)).save(buffer, format=kind)
+    return buffer.getvalue()
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_png_becomes_grey_levels(mode: str) -> None:
+    pixels = service.decode_png(png(28, 28, mode))
+    assert pixels.shape == (28, 28) and pixels.dtype == np.uint8 and (pixels == 7).all()
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"", "expected a PNG"),
+        (b"T-shirt", "expected a PNG"),
+        (png(28, 28, kind="jpeg"), "expected a PNG"),
+        (png(28, 28)[:45], "expected a PNG"),
+        (png(9, 28), "found 9 x 28"),
+        (png(20_000, 20_000), "found far more"),
+    ],
+    ids=["empty", "text", "JPEG", "cut off", "narrow", "unpacks to 400 MB"],
+)
+def test_bad_png(body: bytes, says: str) -> None:
+    with pytest.raises(HTTPException, match=says) as caught:
+        service.decode_png(body)
+    assert caught.value.status_code == 422
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    "pixels",
+    [ZEROS[:27], [row[:27] for row in ZEROS], [[256] * 28] * 28, [[-1] * 28] * 28, [[float("nan")] * 28] * 28]
+    + [[[float("inf")] * 28] * 28, [["1"] * 28] * 28, [[None] * 28] * 28, [[True] * 28] * 28, None, 7],
+)
+def test_bad_pixels(pixels: Any) -> None:
+    with pytest.raises(ValidationError):
+        service.Picture(pixels=pixels)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("grey", [0, 255, 0.5])
+def test_good_pixels(grey: float) -> None:
+    assert service.Picture(pixels=[[grey] * 28] * 28).pixels[27][27] == grey

@@ -1,0 +1,279 @@
+"""The service of notebook 06, deployed from its config file: bad input, load, a killed replica, an update."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import ray
+import requests
+import schemathesis
+import yaml
+from hypothesis import HealthCheck, given, settings
+from PIL import Image
+from ray import serve
+from ray.util.state import list_actors
+from schemathesis import GenerationMode
+from schemathesis.checks import FailureGroup, positive_data_acceptance
+from torchvision.datasets import FashionMNIST
+
+from helpers import data
+from tests.test_serve_module import CONFIG, ZEROS, png
+
+JSON, PNG = {"Content-Type": "application/json"}, {"Content-Type": "image/png"}
+
+
+@pytest.fixture(scope="module")
+def deploy(serve_port: int, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], None]:
+    """Send the shipped config file, with a version, to the running Ray as a reader would."""
+
+    def send(version: str) -> None:
+        config = yaml.safe_load(CONFIG.read_text())
+        config["http_options"]["port"] = serve_port
+        config["applications"][0]["args"]["version"] = version
+        path = tmp_path_factory.mktemp("config") / "service.yaml"
+        path.write_text(yaml.safe_dump(config))
+        address = os.environ["RAY_API_SERVER_ADDRESS"]
+        command = [sys.executable, "-m", "ray.serve.scripts", "deploy", str(path), "--address", address]
+        subprocess.run(command, check=True, capture_output=True, timeout=120)
+
+    return send
+
+
+@pytest.fixture(scope="module")
+def url(serve_port: int, deploy: Callable[[str], None]) -> Iterator[str]:
+    deploy("1")
+    wait_for(lambda: serve.status().applications["fashion"].status == "RUNNING", 120)
+    yield f"http://127.0.0.1:{serve_port}"
+    serve.delete("fashion")
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> None:
+    end = time.time() + seconds
+    while not condition():
+        assert time.time() < end, f"not true after {seconds} seconds"
+        time.sleep(0.5)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> tuple[Any, list[int]]:
+    test = FashionMNIST(str(data.fashion_mnist_root()), train=False)
+    return test.data.numpy(), test.targets.tolist()
+
+
+def predict(url: str, picture: Any, **options: Any) -> requests.Response:
+    return requests.post(f"{url}/predict", json={"pixels": picture.tolist()}, timeout=60, **options)
+
+
+def test_answers_are_right_in_both_forms(url: str, pictures: tuple[Any, list[int]]) -> None:
+    import io
+
+    images, labels = pictures
+    right = 0
+    for image, label in zip(images[:150], labels[:150], strict=True):
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, format="png")
+        by_png = requests.post(f"{url}/predict/png", data=buffer.getvalue(), headers=PNG, timeout=60).json()
+        by_json = predict(url, image).json()
+        assert by_png["label"] == by_json["label"]
+        assert by_png["probability"] == pytest.approx(by_json["probability"], abs=1e-4)
+        right += by_json["label"] == data.FASHION_CLASSES[label]
+    assert right / 150 > 0.75
+
+
+def test_batched_answers_are_those_of_single_pictures(url: str, pictures: tuple[Any, list[int]]) -> None:
+    images = pictures[0][:64]
+    alone = [predict(url, image, params={"batched": False}).json() for image in images]
+    with ThreadPoolExecutor(16) as pool:
+        together = list(pool.map(lambda image: predict(url, image).json(), images))
+    for one, other in zip(alone, together, strict=True):
+        assert one["label"] == other["label"]
+        assert one["probability"] == pytest.approx(other["probability"], abs=1e-4)
+
+
+BAD = {
+    "not JSON": (422, {"data": "T-shirt", "headers": JSON}),
+    "JSON cut off": (422, {"data": '{"pixels": [[', "headers": JSON}),
+    "nested too deep": (400, {"data": "[" * 5000, "headers": JSON}),
+    "not UTF-8": (400, {"data": b"\xff\xfe\x00", "headers": JSON}),
+    "empty": (422, {"data": "", "headers": JSON}),
+    "no type of content": (422, {"data": "{}"}),
+    "null": (422, {"data": "null", "headers": JSON}),
+    "list": (422, {"json": ZEROS}),
+    "other name": (422, {"json": {"picture": ZEROS}}),
+    "27 rows": (422, {"json": {"pixels": ZEROS[:27]}}),
+    "long row": (422, {"json": {"pixels": [*ZEROS[:27], [0] * 29]}}),
+    "text": (422, {"json": {"pixels": [["0"] * 28] * 28}}),
+    "too bright": (422, {"json": {"pixels": [[256] * 28] * 28}}),
+    "NaN": (422, {"data": f'{{"pixels": {[["@"] * 28] * 28}}}'.replace("'@'", "NaN"), "headers": JSON}),
+    "infinite": (422, {"data": f'{{"pixels": {[["@"] * 28] * 28}}}'.replace("'@'", "Infinity"), "headers": JSON}),
+    "1e999": (422, {"data": f'{{"pixels": {[["@"] * 28] * 28}}}'.replace("'@'", "1e999"), "headers": JSON}),
+    "50 MB": (413, {"data": b" " * 50_000_000, "headers": JSON}),
+    "no PNG": (422, {"data": "T-shirt", "headers": PNG, "path": "/predict/png"}),
+    "empty PNG": (422, {"data": "", "headers": PNG, "path": "/predict/png"}),
+    "PNG cut off": (422, {"data": png(28, 28)[:45], "headers": PNG, "path": "/predict/png"}),
+    "huge PNG": (422, {"data": png(20_000, 20_000), "headers": PNG, "path": "/predict/png"}),
+    "50 MB PNG": (413, {"data": b"\x89PNG" * 12_500_000, "headers": PNG, "path": "/predict/png"}),
+    "bad flag": (422, {"json": {"pixels": ZEROS}, "params": {"batched": "perhaps"}}),
+    "wrong method": (405, {"method": "GET"}),
+    "wrong route": (404, {"path": "/price"}),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_gets_a_clear_answer_and_the_service_goes_on(url: str, name: str) -> None:
+    expected, case = BAD[name]
+    request = {"method": "POST", "path": "/predict", "timeout": 60, **case}
+    reply = requests.request(url=url + request.pop("path"), **request)
+    assert reply.status_code == expected, reply.text[:300]
+    sentence = reply.json()["detail"] if "json" in reply.headers["Content-Type"] else reply.text
+    assert 5 <= len(sentence) <= 150 and "Traceback" not in sentence
+    assert requests.post(f"{url}/predict", json={"pixels": ZEROS}, timeout=60).status_code == 200
+
+
+def test_body_without_a_length_is_not_read_for_ever(url: str) -> None:
+    def endless() -> Iterator[bytes]:
+        for _ in range(300):
+            yield b" " * 100_000
+
+    try:
+        reply = requests.post(f"{url}/predict", data=endless(), headers=JSON, timeout=60)
+        assert reply.status_code == 413
+    except requests.ConnectionError:
+        pass  # the service hung up before all was sent, which is right, too
+    assert requests.post(f"{url}/predict", json={"pixels": ZEROS}, timeout=60).status_code == 200
+
+
+@pytest.fixture(scope="module")
+def api_schema(url: str) -> Any:
+    return schemathesis.openapi.from_url(f"{url}/openapi.json")
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
+@pytest.mark.parametrize("path", ["/predict", "/predict/png"])
+def test_whatever_the_schema_allows_or_forbids(api_schema: Any, path: str, mode: GenerationMode) -> None:
+    # Any bytes are a valid binary body for OpenAPI, but not a PNG.
+    excluded = [positive_data_acceptance] if path == "/predict/png" else []
+    statuses = Counter()
+
+    @settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(case=api_schema[path]["POST"].as_strategy(generation_mode=mode))
+    def check(case: Any) -> None:
+        reply = case.call_and_validate(excluded_checks=excluded, timeout=60)
+        statuses[reply.status_code] += 1
+
+    check()
+    refused = sum(count for status, count in statuses.items() if 400 <= status < 500)
+    assert sum(statuses.values()) > 20
+    if path == "/predict":
+        assert statuses[200] > 20 if mode is GenerationMode.POSITIVE else refused > 20, statuses
+
+
+def test_schemathesis_would_notice_a_server_error(api_schema: Any) -> None:
+    case = api_schema["/predict"]["POST"].Case(body={"pixels": ZEROS}, media_type="application/json")
+    reply = case.call()
+    case.validate_response(reply)
+    reply.status_code = 500
+    with pytest.raises(FailureGroup) as caught:
+        case.validate_response(reply)
+    assert any("erver error" in str(failure) for failure in caught.value.exceptions)
+
+
+@contextmanager
+def load(url: str, clients: int = 4) -> Iterator[list[tuple[int, str]]]:
+    """Clients that send one picture after the other; gathers (status or 0, version)."""
+    seen: list[tuple[int, str]] = []
+    stop = threading.Event()
+
+    def client() -> None:
+        with requests.Session() as session:
+            while not stop.is_set():
+                try:
+                    reply = session.post(f"{url}/predict", json={"pixels": ZEROS}, timeout=60)
+                    seen.append((reply.status_code, reply.json().get("version", "")))
+                except requests.RequestException as error:
+                    seen.append((0, str(error)))
+
+    with ThreadPoolExecutor(clients) as pool:
+        futures = [pool.submit(client) for _ in range(clients)]
+        try:
+            yield seen
+        finally:
+            stop.set()
+    for future in futures:
+        future.result()
+
+
+def failed(seen: list[tuple[int, str]]) -> list[tuple[int, str]]:
+    return [entry for entry in seen if entry[0] != 200]
+
+
+def replica_pids() -> set[int]:
+    actors = list_actors(filters=[("state", "=", "ALIVE")])
+    return {actor.pid for actor in actors if actor.class_name == "ServeReplica:fashion:Model"}
+
+
+def test_no_request_fails_while_replicas_are_killed(url: str) -> None:
+    with load(url) as seen:
+        for _ in range(2):
+            time.sleep(2)
+            before = replica_pids()
+            os.kill(min(before), signal.SIGKILL)
+            wait_for(lambda before=before: len(new := replica_pids()) == 2 and bool(new - before), 60)
+    assert not failed(seen), Counter(failed(seen))
+    assert len(seen) > 50
+
+
+def test_load_would_notice_a_failure(url: str) -> None:
+    with load(f"{url}/price") as seen:
+        time.sleep(0.5)
+    assert seen and len(failed(seen)) == len(seen)
+    with load("http://127.0.0.1:9") as seen:
+        time.sleep(0.2)
+    assert seen and {status for status, _ in seen} == {0}
+
+
+def test_no_request_fails_during_an_update(url: str, deploy: Callable[[str], None]) -> None:
+    with load(url) as seen:
+        time.sleep(1)
+        deploy("2")
+        wait_for(lambda: {version for _, version in seen[-10:]} == {"2"}, 120)
+    assert not failed(seen), Counter(failed(seen))
+    versions = Counter(version for _, version in seen)
+    assert set(versions) == {"1", "2"} and versions["1"] > 10
+
+
+def test_full_queue_is_refused_quickly(url: str, serve_port: int) -> None:
+    @serve.deployment(ray_actor_options={"num_cpus": 0.1}, max_ongoing_requests=1, max_queued_requests=2)
+    class Slow:
+        def __call__(self, request: Any) -> str:
+            time.sleep(1)
+            return "done"
+
+    serve.run(Slow.bind(), name="slow", route_prefix="/slow")
+
+    def ask(_: int) -> tuple[int, float]:
+        start = time.time()
+        status = requests.get(f"http://127.0.0.1:{serve_port}/slow", timeout=60).status_code
+        return status, time.time() - start
+
+    try:
+        with ThreadPoolExecutor(12) as pool:
+            replies = list(pool.map(ask, range(12)))
+    finally:
+        serve.delete("slow")
+    refused = [seconds for status, seconds in replies if status == 503]
+    assert Counter(status for status, _ in replies) == {200: 12 - len(refused), 503: len(refused)}
+    assert 6 <= len(refused) <= 10
+    assert sorted(refused)[len(refused) // 2] < 0.9, "a refusal must not wait for the queue"
+    assert ray.is_initialized()
