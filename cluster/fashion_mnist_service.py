@@ -21,29 +21,40 @@ from ray.serve.exceptions import BackPressureError
 from helpers import data
 
 
+def load_network(folder):
+    """The trained ResNet-18, ready to predict."""
+    import torch
+    from safetensors.torch import load_file
+    from torchvision.models import resnet18
+
+    torch.set_num_threads(1)  # replicas share the cores
+    net = resnet18(num_classes=10)
+    net.conv1 = torch.nn.Conv2d(1, 64, 7, stride=2, padding=3, bias=False)
+    net.load_state_dict(load_file(f"{folder}/model.safetensors"))
+    return net.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def probabilities(net, pictures):
+    """Ten numbers for each picture of 28 x 28 grey levels."""
+    import torch
+
+    device = next(net.parameters()).device
+    batch = torch.from_numpy(np.stack(pictures)).to(device)
+    with torch.inference_mode():
+        outputs = net((batch.float().unsqueeze(1) / 255 - 0.286) / 0.353)
+    return outputs.softmax(dim=1).tolist()
+
+
 @serve.deployment
 class Model:
     """Answers a picture of 28 x 28 grey levels with ten probabilities."""
 
-    def __init__(self, version, folder=None):
-        import torch
-        from safetensors.torch import load_file
-        from torchvision.models import resnet18
-
-        torch.set_num_threads(1)  # replicas share the cores
-        self.torch, self.version, self.lock = torch, version, asyncio.Lock()
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.net = resnet18(num_classes=10)
-        self.net.conv1 = torch.nn.Conv2d(1, 64, 7, stride=2, padding=3, bias=False)
-        folder = folder or data.trained_model()
-        self.net.load_state_dict(load_file(f"{folder}/model.safetensors"))
-        self.net.to(self.device).eval()
+    def __init__(self, version):
+        self.net = load_network(data.trained_model())
+        self.version, self.lock = version, asyncio.Lock()
 
     def classify(self, pictures):
-        batch = self.torch.from_numpy(np.stack(pictures)).to(self.device)
-        batch = (batch.float().unsqueeze(1) / 255 - 0.286) / 0.353
-        with self.torch.inference_mode():
-            rows = self.net(batch).softmax(dim=1).tolist()
+        rows = probabilities(self.net, pictures)
         return [{"probabilities": row, "version": self.version} for row in rows]
 
     def check_health(self):
