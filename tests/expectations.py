@@ -144,6 +144,7 @@ EXPECTATIONS: list[Expectation] = [
     Expectation("05_tune_asha", "troubles", r"too slow +no error +(\d+)", "the slow trial's epochs", at_most=900),
     Expectation("05_tune_asha", "restore", r"(\d+) trials were finished", "the finished trials", at_least=3),
     Expectation("05_tune_asha", "restore", r"(\d+) of them trained", "finished trials that ran again", equals="0"),
+    Expectation("05_tune_asha", "restore", r"after epoch \[.*?(\d+)\]", "where a trial under way went on", at_least=1),
     Expectation("05_tune_asha", "restore", r"complete in the end: (.*) trials", "complete trials", equals="8 of 8"),
     Expectation("05_tune_asha", "pbt", r"changed their learning rate: (\d+)", "members that changed", at_least=1),
     Expectation(
