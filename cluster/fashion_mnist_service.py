@@ -9,6 +9,7 @@ import io
 from typing import Annotated
 
 import numpy as np
+import ray
 from fastapi import Body, FastAPI, HTTPException
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -31,7 +32,8 @@ def load_network(folder):
     net = resnet18(num_classes=10)
     net.conv1 = torch.nn.Conv2d(1, 64, 7, stride=2, padding=3, bias=False)
     net.load_state_dict(load_file(f"{folder}/model.safetensors"))
-    return net.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    device = "cuda" if ray.get_gpu_ids() else "cpu"  # only a GPU that we reserved
+    return net.to(device).eval()
 
 
 def probabilities(net, pictures):
@@ -49,8 +51,8 @@ def probabilities(net, pictures):
 class Model:
     """Answers a picture of 28 x 28 grey levels with ten probabilities."""
 
-    def __init__(self, version):
-        self.net = load_network(data.trained_model())
+    def __init__(self, version, folder):
+        self.net = load_network(folder)
         self.version, self.lock = version, asyncio.Lock()
 
     def classify(self, pictures):
@@ -158,6 +160,7 @@ class Api:
 
 class Settings(BaseModel):
     version: str = "1"
+    folder: str | None = None  # of the model; None: the one of the course
     replicas: int = 2
     cpus: float = 0.4
     gpus: float = 0
@@ -170,9 +173,12 @@ def build(settings: Settings) -> serve.Application:
         ray_actor_options=resources,
         max_ongoing_requests=64,
         max_queued_requests=200,
+        max_surge_percent=50,
     )
-    api = Api.options(ray_actor_options={"num_cpus": 0.1}, max_ongoing_requests=500)
-    return api.bind(model.bind(settings.version))
+    small = {"num_cpus": 0.1}
+    api = Api.options(ray_actor_options=small, max_ongoing_requests=500, max_surge_percent=100)
+    folder = settings.folder or str(data.trained_model())
+    return api.bind(model.bind(settings.version, folder))
 
 
 application = build(Settings())  # for `serve build`, which wants an application

@@ -105,6 +105,7 @@ EXPECTATIONS: list[Expectation] = [
     Expectation("02_object_store", "out-of-memory", r"6000 MB: (\w+)", "the error", equals="OutOfMemoryError"),
     Expectation("03_ray_data", "formats", r"same answers: (\w+)", "the same answer in every format", equals="True"),
     Expectation("03_ray_data", "formats", r"takes ([\d.]+) times", "rows against batches", at_least=2),
+    Expectation("03_ray_data", "read-only", r"(\w+): .*read-only", "the error", equals="ValueError"),
     Expectation("03_ray_data", "actors", r"accuracy ([\d.]+)", "the accuracy of the actor pool", at_least=0.85),
     Expectation(
         "03_ray_data", "splits", r"shuffle=True: .* (\d+) of 10", "classes in a shuffled test set", equals="10"
@@ -167,6 +168,7 @@ EXPECTATIONS: list[Expectation] = [
     Expectation("06_serve_fashion_mnist", "update", r"(\d+) of [\d,]+ requests failed", "failed requests", equals="0"),
     Expectation("06_serve_fashion_mnist", "update", r"of version 1: (\d+)", "answers of the old version", at_least=20),
     Expectation("06_serve_fashion_mnist", "update", r"of version 2: (\d+)", "answers of the new version", at_least=20),
+    Expectation("06_serve_fashion_mnist", "bad-picture", r"bad picture: (\d+)", "its answer", equals="422"),
     Expectation("06_serve_fashion_mnist", "composition", r"is ([\d.]+) times as fast", "parallel calls", at_least=1.05),
     Expectation("06_serve_fashion_mnist", "ab-split", r"mirrored: (\d+)%", "the share", at_least=20, at_most=40),
     Expectation("06_serve_fashion_mnist", "ab-split", r"(\d+) of [\d,]+ requests failed", "failed", equals="0"),
