@@ -32,7 +32,8 @@ def load_network(folder):
     net = resnet18(num_classes=10)
     net.conv1 = torch.nn.Conv2d(1, 64, 7, stride=2, padding=3, bias=False)
     net.load_state_dict(load_file(f"{folder}/model.safetensors"))
-    device = "cuda" if ray.get_gpu_ids() else "cpu"  # only a GPU that we reserved
+    reserved = ray.is_initialized() and ray.get_gpu_ids()
+    device = "cuda" if reserved else "cpu"
     return net.to(device).eval()
 
 
@@ -113,6 +114,8 @@ def decode_png(png):
                 width, height = image.size
                 found = f"expected 28 x 28 pixels, found {width} x {height}"
                 raise HTTPException(422, f"body: {found}")
+            if image.mode.startswith("I"):  # 16 bits: convert would cut at 255
+                return (np.asarray(image.convert("I")) >> 8).astype(np.uint8)
             return np.asarray(image.convert("L"))
     except Image.DecompressionBombError:
         found = "expected 28 x 28 pixels, found far more"
@@ -158,12 +161,12 @@ class Api:
         return to_answer(await ask(self.model.predict_batched, decode_png(png)))
 
 
-class Settings(BaseModel):
+class Settings(BaseModel, extra="forbid"):  # a misspelt name is an error
     version: str = "1"
     folder: str | None = None  # of the model; None: the one of the course
-    replicas: int = 2
-    cpus: float = 0.4
-    gpus: float = 0
+    replicas: int = Field(2, ge=1)
+    cpus: float = Field(0.4, ge=0)
+    gpus: float = Field(0, ge=0)
 
 
 def build(settings: Settings) -> serve.Application:

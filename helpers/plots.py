@@ -88,8 +88,13 @@ def bars(values: Mapping[str, float], title: str, unit: str, digits: int = 2) ->
         unit: label of the axis, with the unit.
         digits: digits after the decimal point.
 
+    Raises:
+        ValueError: there are no values.
+
     Source: written for this course.
     """
+    if len(values) == 0:
+        raise ValueError("bars needs at least one value, but got none.")
     figure, axes = _axes(title, height=0.9 + 0.4 * len(values))
     names, numbers = zip(*((name, float(value)) for name, value in values.items()), strict=True)
     # A few bars are told apart by colour; in a long list a colour would only look like a meaning.
@@ -119,8 +124,14 @@ def lines(
         markers: whether each value gets a mark; without, curves of many values
             are told apart by their dashes.
 
+    Raises:
+        ValueError: a curve has no values.
+
     Source: written for this course.
     """
+    for name, (_, y) in series.items():
+        if len(y) == 0:
+            raise ValueError(f"lines needs values, but {name!r} has none.")
     figure, axes = _axes(title)
     said = []
     for i, (name, values) in enumerate(series.items()):
@@ -146,8 +157,13 @@ def learning_curves(
         ylabel: label of the vertical axis, with the unit.
         last: curves that reach this x value were not stopped; they are drawn in another colour.
 
+    Raises:
+        ValueError: there are no curves.
+
     Source: written for this course.
     """
+    if len(curves) == 0:
+        raise ValueError("learning_curves needs at least one curve, but got none.")
     figure, axes = _axes(title, height=3.6)
     stopped = 0
     for values in sorted(curves, key=lambda c: max(c[0]) >= last):
@@ -183,8 +199,13 @@ def images(pictures: Sequence[np.ndarray], captions: Sequence[str], title: str, 
         title: what the reader should see.
         columns: pictures in a row.
 
+    Raises:
+        ValueError: the numbers of pictures and captions differ.
+
     Source: written for this course.
     """
+    if len(pictures) != len(captions):
+        raise ValueError(f"images needs a caption for each picture, but got {len(pictures)} and {len(captions)}.")
     rows = -(-len(pictures) // columns)
     with plt.rc_context(STYLE):
         figure, grid = plt.subplots(rows, columns, figsize=(1.35 * columns, 1.7 * rows + 0.3), squeeze=False)
@@ -221,8 +242,6 @@ def confusion(matrix: np.ndarray, classes: Sequence[str], title: str) -> None:
     axes.set_ylabel("true class")
     off = matrix - np.diag(np.diag(matrix))
     i, j = np.unravel_index(off.argmax(), off.shape)
-    alt = (
-        f"Confusion matrix. {title}. {np.trace(matrix)} of {matrix.sum()} are on the diagonal; "
-        f"the most frequent mistake is {classes[i]} taken for {classes[j]}, {off[i, j]} times."
-    )
-    show(figure, alt)
+    mistake = f"the most frequent mistake is {classes[i]} taken for {classes[j]}, {off[i, j]} times"
+    said = mistake if off.any() else "there is no mistake"
+    show(figure, f"Confusion matrix. {title}. {np.trace(matrix)} of {matrix.sum()} are on the diagonal; {said}.")

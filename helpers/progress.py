@@ -151,6 +151,7 @@ class SweepProgress(tune.ProgressReporter):
         mode: str | None = None,
         **others: Any,
     ) -> None:
+        """Called by Tune when the sweep starts: what is shown, and of how many trials."""
         from IPython.display import display
 
         self._started, self._next_time = start_time or time.time(), 0.0
@@ -158,9 +159,11 @@ class SweepProgress(tune.ProgressReporter):
         self._shown = display({"text/plain": "starting ..."}, raw=True, display_id=True)
 
     def should_report(self, trials: list[Any], done: bool = False) -> bool:
+        """Called by Tune after each step: True once a second, and at the end."""
         return done or time.time() >= self._next_time
 
     def report(self, trials: list[Any], done: bool, *sys_info: str) -> None:
+        """Called by Tune: renew the line."""
         self._next_time = time.time() + 1.0
         if self._shown is not None:
             self._shown.update({"text/plain": self._sentence(trials, done)}, raw=True)

@@ -298,6 +298,29 @@ def keeps_value_errors(function):
     return safe
 
 
+def names_many_kinds(function):
+    def safe(row):
+        try:
+            return {**row, "value": function(row), "error": ""}
+        except (ValueError, TypeError, LookupError, ArithmeticError) as error:
+            return {**row, "value": None, "error": str(error)}
+
+    return safe
+
+
+def one_dict_for_all(function):
+    result = {}
+
+    def safe(row):
+        try:
+            result.update(row, value=function(row), error="")
+        except Exception as error:
+            result.update(row, value=None, error=str(error))
+        return result
+
+    return safe
+
+
 def keeps_some_columns(function):
     def safe(row):
         try:
@@ -426,6 +449,12 @@ RIGHT_SPACE = {
 }
 
 
+def only_the_ends(spec=None):
+    """0.0001 to 0.0003, or 0.03 to 0.1: half of the draws on each side of the middle."""
+    exponent = np.random.uniform(-4, -3.5)
+    return 10 ** (exponent if np.random.rand() < 0.5 else exponent + 2.5)
+
+
 def rung_by_rung(trials, factor, max_epochs, keep=lambda n, f: max(1, n // f), again=False, last=True):
     total, done, rung = 0, 0, 1
     while rung < max_epochs or (last and rung == max_epochs):
@@ -463,6 +492,18 @@ def one_memory_for_all_trials(patience):
         state["waited"] = 0 if better else state["waited"] + 1
         state["best"] = max(state["best"], result["val_accuracy"])
         return state["waited"] >= patience
+
+    return stop
+
+
+def one_count_for_all_trials(patience):
+    best, waited = {}, {"reports": 0}
+
+    def stop(trial_id, result):
+        better = result["val_accuracy"] > best.get(trial_id, -1.0)
+        waited["reports"] = 0 if better else waited["reports"] + 1
+        best[trial_id] = max(best.get(trial_id, -1.0), result["val_accuracy"])
+        return waited["reports"] >= patience
 
     return stop
 
@@ -533,6 +574,21 @@ def leaves_bad_items_out(items, predict):
 def puts_errors_last(items, predict):
     good = [item for item in items if isinstance(item, list)]
     return (predict(good) if good else []) + [{"error": "not a list"}] * (len(items) - len(good))
+
+
+def finds_places_by_value(items, predict):
+    good = [item for item in items if isinstance(item, list)]
+    answers = predict(good) if good else []
+    for item in items:
+        if not isinstance(item, list):
+            answers.insert(items.index(item), {"error": "not a list"})
+    return answers
+
+
+def anything_long_is_good(items, predict):
+    good = [item for item in items if hasattr(item, "__len__") and not isinstance(item, str)]
+    predictions = iter(predict(good) if good else [])
+    return [next(predictions) if item in good else {"error": "not a list"} for item in items]
 
 
 def predicts_all(items, predict):
@@ -665,6 +721,8 @@ WRONG: dict[tuple[str, int], tuple[Callable[[Any], Verdict], list[tuple[Any, str
             (keeps_the_exception, "str(error)"),
             (none_for_no_error, "empty string"),
             (calls_at_once, "a new function"),
+            (names_many_kinds, "not only some kinds"),
+            (one_dict_for_all, "inside of the inner function"),
         ],
     ),
     ("03_ray_data", 3): (
@@ -707,6 +765,9 @@ WRONG: dict[tuple[str, int], tuple[Callable[[Any], Verdict], list[tuple[Any, str
             (RIGHT_SPACE | {"layers": tune.randint(1, 4)}, "never drawn"),
             (RIGHT_SPACE | {"layers": tune.uniform(1, 4)}, "a whole number"),
             (RIGHT_SPACE | {"layers": 3}, "same in every trial"),
+            (RIGHT_SPACE | {"layers": tune.choice([1, 2, 3, "4"])}, "a whole number"),
+            (RIGHT_SPACE | {"activation": tune.choice(["relu", "tanh", None])}, "list of the three names"),
+            (RIGHT_SPACE | {"lr": tune.sample_from(only_the_ends)}, "equally likely"),
             (RIGHT_SPACE | {"momentum": tune.uniform(0.85, 0.94)}, "check both ends"),
             (RIGHT_SPACE | {"momentum": tune.randn(0.9, 0.05)}, "expected 0.8 to 0.99"),
             (RIGHT_SPACE | {"activation": ["relu", "tanh", "gelu"]}, "tune.choice"),
@@ -730,6 +791,7 @@ WRONG: dict[tuple[str, int], tuple[Callable[[Any], Verdict], list[tuple[Any, str
         tuning.patience,
         [
             (one_memory_for_all_trials, "for each trial_id"),
+            (one_count_for_all_trials, "for each trial_id"),
             (compares_with_the_report_before, "best so far"),
             (equal_is_better, "no new best"),
             (never_forgets, "starts the count again"),
@@ -755,6 +817,8 @@ WRONG: dict[tuple[str, int], tuple[Callable[[Any], Verdict], list[tuple[Any, str
             (one_call_for_each, "what a batch saves"),
             (leaves_bad_items_out, "One answer for each item"),
             (puts_errors_last, "keep the order"),
+            (finds_places_by_value, "keep the order"),
+            (anything_long_is_good, "next prediction for each good one"),
             (predicts_all, "raised TypeError"),
             (predicts_nothing_at_all, "with no items"),
         ],

@@ -138,6 +138,26 @@ def test_timeline_of_nothing() -> None:
         plots.timeline([], "Nothing")
 
 
+@pytest.mark.parametrize(
+    ("draw", "says"),
+    [
+        (lambda: plots.bars({}, "t", "s"), "at least one value"),
+        (lambda: plots.lines({"empty": ([], [])}, "t", "x", "y"), "'empty' has none"),
+        (lambda: plots.learning_curves([], "t", "x", "y", 1), "at least one curve"),
+        (lambda: plots.images([np.zeros((2, 2))] * 3, ["a", "b"], "t"), "got 3 and 2"),
+    ],
+)
+def test_nothing_to_draw_is_said(draw: Callable[[], None], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        draw()
+
+
+def test_confusion_without_a_mistake(shown: list[Any]) -> None:
+    plots.confusion(np.diag([3, 4]), ["coat", "bag"], "All right")
+    _, metadata = DisplayFormatter().format(shown[0])
+    assert "7 of 7 are on the diagonal; there is no mistake" in metadata["image/png"]["alt"]
+
+
 def test_more_series_than_colours(shown: list[Any]) -> None:
     many = {f"line {i}": ([0, 1], [0, i]) for i in range(10)}
     plots.lines(many, "Many", "x", "y")

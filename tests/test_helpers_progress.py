@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pickle
+import threading
 import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from helpers import progress as module
 from helpers.progress import SweepProgress, TrainingProgress
 
 pytestmark = pytest.mark.fast
@@ -84,9 +86,30 @@ def test_end(progress: TrainingProgress) -> None:
     assert last_text(progress, finished=True)[-1] == "   100 s  done"
 
 
-def test_end_by_an_error_does_not_say_done(progress: TrainingProgress) -> None:
-    progress._end = "stopped by ValueError"
+def test_block_that_fails_says_so_and_leaves_no_board(
+    progress: TrainingProgress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed: list[Any] = []
+    monkeypatch.setattr(module.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(module.ray, "kill", killed.append)
+    progress._board, progress._done = "board", threading.Event()
+    progress._thread = SimpleNamespace(join=lambda timeout: None)
+    progress.__exit__(ValueError, None, None)
     assert last_text(progress, finished=True)[-1] == "   100 s  stopped by ValueError"
+    assert killed == ["board"] and progress._done.is_set()
+
+
+def test_callback_sends_reports_and_failures(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[dict[str, Any]] = []
+    board = SimpleNamespace(add=SimpleNamespace(remote=sent.append))
+    monkeypatch.setattr(module.ray, "get_actor", lambda name: board)
+    callback = module._SendReports("name")
+    callback.after_report(None, [{"epoch": 1}, {"epoch": 2}], None)
+    callback.after_exception(None, {1: ValueError()})
+    assert [{k: v for k, v in entry.items() if k != "time"} for entry in sent] == [
+        {"metrics": {"epoch": 1}},
+        {"failed": 1, "error": "ValueError"},
+    ]
 
 
 def test_outside_of_a_notebook(progress: TrainingProgress) -> None:

@@ -20,7 +20,7 @@ from ray.serve.exceptions import BackPressureError
 from ray.serve.schema import ServeDeploySchema
 
 from cluster import fashion_mnist_service as service
-from tools.export_service import MODULE, module_text
+from tools.export_service import MODULE, formatted_module
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONFIG = REPOSITORY / "cluster" / "fashion_mnist_service.yaml"
@@ -29,12 +29,7 @@ ZEROS = [[0] * 28 for _ in range(28)]
 
 @pytest.mark.fast
 def test_module_is_the_code_of_the_notebook() -> None:
-    assert formatted(module_text()) == MODULE.read_text(), "run .venv/bin/python tools/export_service.py"
-
-
-def formatted(text: str) -> str:
-    command = [sys.executable, "-m", "ruff", "format", "--stdin-filename", str(MODULE), "-"]
-    return subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout
+    assert formatted_module() == MODULE.read_text(), "run .venv/bin/python tools/export_service.py"
 
 
 @pytest.mark.fast
@@ -116,6 +111,21 @@ def png(width: int, height: int, mode: str = "L", kind: str = "png") -> bytes:
 def test_png_becomes_grey_levels(mode: str) -> None:
     pixels = service.decode_png(png(28, 28, mode))
     assert pixels.shape == (28, 28) and pixels.dtype == np.uint8 and (pixels == 7).all()
+
+
+@pytest.mark.fast
+def test_png_of_16_bits_keeps_its_picture() -> None:
+    grey = np.arange(28 * 28, dtype=np.uint16).reshape(28, 28) % 256
+    buffer = io.BytesIO()
+    Image.fromarray(grey * 257).save(buffer, format="png")
+    assert (service.decode_png(buffer.getvalue()) == grey).all()
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("wrong", [{"verison": "2"}, {"replicas": 0}, {"cpus": -1}, {"gpus": -1}])
+def test_settings_that_cannot_be_meant(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        service.Settings(**wrong)
 
 
 @pytest.mark.fast

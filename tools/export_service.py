@@ -9,6 +9,8 @@ notebook; a test holds that the module is up to date.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -38,7 +40,13 @@ def module_text() -> str:
     return HEAD.format(tag=TAG) + "\n\n\n".join(cell.source.strip() for cell in cells) + TAIL
 
 
+def formatted_module() -> str:
+    """The module as it is committed: formatted like all modules."""
+    command = [sys.executable, "-m", "ruff", "format", "--stdin-filename", str(MODULE), "-"]
+    return subprocess.run(command, input=module_text(), capture_output=True, text=True, check=True).stdout
+
+
 if __name__ == "__main__":
     MODULE.parent.mkdir(exist_ok=True)
-    MODULE.write_text(module_text())
+    MODULE.write_text(formatted_module())
     print(f"wrote {MODULE.relative_to(REPOSITORY)}")

@@ -37,7 +37,8 @@ def about() -> dict[str, Any]:
     """The machine and the versions of a measurement, without anything that names the machine."""
     return {
         "date": date.today().isoformat(),
-        "cores": len(os.sched_getaffinity(0)),
+        # Not every system can say which cores this process may use.
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "machine": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         **{name: version(name) for name in ("ray", "torch", "optuna")},

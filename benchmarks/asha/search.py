@@ -2,8 +2,8 @@
 
     .venv/bin/python -m benchmarks.asha.search
 
-writes search.csv (one row for each trial) and search.json (the machine). It
-takes about 7 minutes on two cores that do nothing else.
+writes search.csv (one row for each trial) and search.json (the machine, and
+the seconds that it took).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ SEEDS = range(1, 9)
 
 
 def main() -> None:
+    """All ways with all seeds, into one table."""
     nb = lesson()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     ray.init(**ray_options(num_cpus=2))
@@ -35,10 +36,11 @@ def main() -> None:
     for seed in SEEDS:
         # In turns, so that a machine that gets slower treats all alike.
         tables += [search(nb, way, seed) for way in WAYS]
-        table = pd.concat(tables)
-        table.to_csv(FOLDER / "search.csv", index=False)
-        write_about("search", seconds=round(time.time() - start), seeds=seed, trials=len(table))
     ray.shutdown()
+    # Only now, so that an interrupted run leaves the stored table whole.
+    table = pd.concat(tables)
+    table.to_csv(FOLDER / "search.csv", index=False)
+    write_about("search", seconds=round(time.time() - start), seeds=len(SEEDS), trials=len(table))
 
 
 def search(nb: dict, way: str, seed: int) -> pd.DataFrame:

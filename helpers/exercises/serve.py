@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from helpers.exercises.verdict import Verdict, as_list, exercise_check, not_right, right
+from helpers.exercises.verdict import Verdict, as_list, exercise_check, not_right, right, without_ray
 
 APPLICATION = "exercise-3"
 
@@ -41,7 +41,14 @@ def replicas_needed(answer: Callable[..., int]) -> Verdict:
 def answer_batch(answer: Callable[[list[Any], Callable[[list[Any]], list[Any]]], list[Any]]) -> Verdict:
     """Exercise 2: good items are predicted together, each bad one gets its own error."""
     bad = {"error": "not a list"}
-    cases: list[list[Any]] = [[[1, 2], "dark", [3], None, []], [[5]], ["dark", 7], []]
+    cases: list[list[Any]] = [
+        [[1, 2], "dark", [3], None, []],
+        [[5]],
+        ["dark", [5], "dark", [5]],  # equal items keep their places, too
+        [(1, 2), {3: 4}, [6]],
+        ["dark", 7],
+        [],
+    ]
     for items in cases:
         calls: list[list[Any]] = []
 
@@ -101,10 +108,14 @@ def multiplexed(answer: Any) -> Verdict:
     # A stub or a missing method needs no replica to be found out.
     if "NotImplementedError" in _names(answer.func_or_class):
         raise NotImplementedError
-    handle = serve.run(answer.bind(), name=APPLICATION, route_prefix="/exercise-3")
+    if float((answer.ray_actor_options or {}).get("num_cpus", 1)) > 1:
+        return not_right("a replica of more than one CPU", "0.1", "Keep ray_actor_options: it would wait for ever.")
+    if (missing := without_ray()) is not None:
+        return missing
     try:
+        handle = serve.run(answer.bind(), name=APPLICATION, route_prefix="/exercise-3")
         replies = []
-        for name in ("ada", "ben", "ada", "ben", "eve", "ada"):
+        for name in ("ada", "ben", "ada", "eve", "ada", "ben"):
             replies.append(_ask(handle.options(multiplexed_model_id=name), f"hello {name}"))
             wrong = _wrong_reply(name, replies[-1])
             if wrong is not None:
@@ -139,11 +150,14 @@ def _wrong_reply(name: str, reply: Any) -> Verdict | None:
 
 
 def _judge_loads(loads: list[int]) -> Verdict:
-    """Loads seen by requests for ada, ben, ada, ben, eve, ada; eve takes the place of ada."""
+    """Loads seen by requests for ada, ben, ada, eve, ada, ben; eve takes the place of ben, used longest ago."""
     steps = [load - loads[0] + 1 for load in loads]
-    if steps == [1, 2, 1, 2, 3, 4]:
+    if steps == [1, 2, 1, 3, 1, 4]:
         return right("models stay in memory as long as they are among the two used last.")
     if len(set(steps)) == len(steps):
         hint = "Without @serve.multiplexed(max_num_models_per_replica=2) on get_model, or with 1, nothing is kept."
         return not_right("a load for each request", "models that stay loaded", hint)
-    return not_right(f"loads {steps}", [1, 2, 1, 2, 3, 4], "Keep two: max_num_models_per_replica=2.")
+    if steps == [1, 2, 1, 3, 4, 5]:
+        hint = "The model that was loaded first goes, not the one used longest ago: leave that to @serve.multiplexed."
+        return not_right(f"loads {steps}", [1, 2, 1, 3, 1, 4], hint)
+    return not_right(f"loads {steps}", [1, 2, 1, 3, 1, 4], "Keep two: max_num_models_per_replica=2.")

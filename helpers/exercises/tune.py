@@ -28,8 +28,12 @@ def search_space(answer: dict[str, Any]) -> Verdict:
         if not isinstance(domain, Domain):
             hint = "A plain value is the same in every trial: draw it with tune.choice, tune.uniform and their like."
             return not_right(f"{name!r}: {type(domain).__name__}", "something to draw from", hint)
-    np.random.seed(0)
-    draws = {name: [domain.sample() for _ in range(DRAWS)] for name, domain in answer.items()}
+    kept = np.random.get_state()
+    try:
+        np.random.seed(0)
+        draws = {name: [domain.sample() for _ in range(DRAWS)] for name, domain in answer.items()}
+    finally:
+        np.random.set_state(kept)  # the reader's own draws are not touched
     return (
         _real("lr", draws["lr"], 1e-4, 1e-1, logarithmic=True)
         or _layers(draws["layers"])
@@ -64,13 +68,19 @@ def _real(name: str, values: list[Any], low: float, high: float, logarithmic: bo
     if spread < 0.95 * widest:
         got = f"values of {name!r} from {numbers.min():.2g} to {numbers.max():.2g}"
         return not_right(got, f"{low:g} to {high:g}", "Part of the range is never drawn: check both ends.")
+    places = np.log(numbers / low) / np.log(high / low) if logarithmic else (numbers - low) / (high - low)
+    shares = np.histogram(places.clip(0, 1), bins=10, range=(0, 1))[0] / len(numbers)
+    if shares.min() < 0.06 or shares.max() > 0.14:
+        got = f"tenths of the range of {name!r} with {shares.min():.0%} to {shares.max():.0%} of the draws"
+        return not_right(got, "10% in each", "Every part of the range should be equally likely.")
     return None
 
 
 def _layers(values: list[Any]) -> Verdict | None:
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+            return not_right(f"{value!r} layers", "a whole number", "Use tune.randint or tune.choice.")
     drawn = sorted(set(values))
-    if any(not isinstance(value, (int, np.integer)) for value in drawn):
-        return not_right(f"{drawn[0]!r} layers", "a whole number", "Use tune.randint or tune.choice.")
     if drawn != [1, 2, 3, 4]:
         hint = "The upper end of tune.randint is never drawn, as with range." if drawn == [1, 2, 3] else ""
         return not_right(f"{drawn} layers", "1, 2, 3 and 4", hint)
@@ -78,7 +88,10 @@ def _layers(values: list[Any]) -> Verdict | None:
 
 
 def _activation(values: list[Any]) -> Verdict | None:
-    drawn = sorted(set(values), key=str)
+    for value in values:
+        if not isinstance(value, str):
+            return not_right(f"activation {value!r}", "one name", "Give tune.choice a list of the three names.")
+    drawn = sorted(set(values))
     if drawn != ["gelu", "relu", "tanh"]:
         return not_right(f"activations {drawn}", "relu, tanh and gelu", "Give tune.choice a list of the three names.")
     return _evenly("activation", values, 3)
@@ -153,14 +166,12 @@ def patience(answer: Callable[[int], Callable[[str, dict[str, Any]], bool]]) -> 
         got = _first_stop(stop, "a", values)
         if got != expected:
             return not_right(_in_words(got), _in_words(expected), f"This was {name}: {values}. {_patience_hint(name)}")
-    stop = answer(3)
-    together = [
-        (t, v) for pair in zip([0.9] * 3, [0.1, 0.2, 0.3], strict=True) for t, v in zip("ab", pair, strict=True)
-    ]
-    stopped = [t for t, v in together if stop(t, {"val_accuracy": v})]
-    if stopped:
-        hint = "Tune calls one function for all trials: keep the best and the count for each trial_id."
-        return not_right(f"trial {stopped[0]!r} stopped", "neither of two trials stopped yet", hint)
+    # A shared best hides the progress of b; a shared count is set back by it, or grows twice as fast.
+    for b_values, expected_stops in (([0.1, 0.2, 0.3, 0.4], {"a": 4}), ([0.8, 0.8, 0.8], {})):
+        stops = _stops_of_two(answer(3), [0.9] * len(b_values), b_values)
+        if stops != expected_stops:
+            hint = "Tune calls one function for all trials: keep the best and the count for each trial_id."
+            return not_right(_of_two(stops), _of_two(expected_stops), hint)
     got = _first_stop(answer(1), "a", [0.5, 0.6, 0.6])
     if got != 3:
         return not_right(f"patience 1: {_in_words(got)}", _in_words(3), "Use the argument, not a fixed 3.")
@@ -172,6 +183,23 @@ def _first_stop(stop: Callable[[str, dict[str, Any]], bool], trial: str, values:
         if stop(trial, {"val_accuracy": value, "training_iteration": count}):
             return count
     return None
+
+
+def _stops_of_two(
+    stop: Callable[[str, dict[str, Any]], bool], a_values: list[float], b_values: list[float]
+) -> dict[str, int]:
+    """Which of two trials that report in turns is stopped, and at which of its reports."""
+    stops: dict[str, int] = {}
+    for count, pair in enumerate(zip(a_values, b_values, strict=True), 1):
+        for trial, value in zip("ab", pair, strict=True):
+            if stop(trial, {"val_accuracy": value, "training_iteration": count}):
+                stops.setdefault(trial, count)
+    return stops
+
+
+def _of_two(stops: dict[str, int]) -> str:
+    said = [f"trial {trial!r} stopped at its report {count}" for trial, count in stops.items()]
+    return " and ".join(said) or "neither of two trials stopped"
 
 
 def _in_words(report: int | None) -> str:

@@ -38,6 +38,18 @@ def as_list(answer: object) -> list[object] | None:
     return list(answer) if isinstance(answer, (list, tuple)) else None
 
 
+def without_ray() -> Verdict | None:
+    """The verdict if no Ray is running, else None: a check must not start one with settings of its own.
+
+    Source: written for this course.
+    """
+    import ray
+
+    if ray.is_initialized():
+        return None
+    return Verdict("not solved yet", "Ray is not running: run the cell with ray.init, then run this cell again.")
+
+
 def exercise_check(check: Callable[..., Verdict]) -> Callable[..., Verdict]:
     """Make a check out of a function that judges an answer; a check never raises.
 
