@@ -134,9 +134,9 @@ EXPECTATIONS: list[Expectation] = [
     Expectation("05_tune_asha", "no-stopping", r"stopping:.* in ([\d,]+) epochs", "all epochs", equals="2,700"),
     Expectation("05_tune_asha", "same-curves", r"(\d+ of \d+) config", "the same settings", equals="100 of 100"),
     # Exactly 0 on the kind of processor that made the table; on others, rounding makes the curves drift apart.
-    Expectation("05_tune_asha", "same-curves", r"([\d.]+) on average", "the difference of the curves", at_most=0.01),
+    Expectation("05_tune_asha", "same-curves", r"([\d.]+) on average", "the difference of the curves", at_most=0.015),
     # The average is that of a few trials with large learning rates; a training that went wrong moves the median.
-    Expectation("05_tune_asha", "same-curves", r"epochs 3 to 6: ([\d.]+)", "their typical difference", at_most=0.003),
+    Expectation("05_tune_asha", "same-curves", r"epochs 3 to 6: ([\d.]+)", "their typical difference", at_most=0.006),
     Expectation("05_tune_asha", "overhead", r"training: (\d+)%", "training's share of the time", at_least=30),
     Expectation("05_tune_asha", "overhead", r"in (\d+) processes", "the number of processes", equals="2"),
     Expectation("05_tune_asha", "test-accuracy", r"test accuracy ([\d.]+)", "the test accuracy", at_least=0.83),
