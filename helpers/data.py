@@ -15,6 +15,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 SHIPPED = REPOSITORY / "data" / "fashion_mnist"
 SOURCE_VARIABLE = "RAY_COURSE_FASHION_MNIST"
 TEXT = REPOSITORY / "data" / "text"
+TINY_GPTJ = REPOSITORY / "data" / "gptj_tiny"
 DATA_VARIABLE = "RAY_COURSE_DATA"
 RESULTS_VARIABLE = "RAY_COURSE_RESULTS"
 
@@ -171,6 +172,24 @@ def text_works(corpus: str, split: str) -> dict[str, int]:
     Source: data/text/README.md; public domain.
     """
     return {title: work["rows"] for title, work in _text_manifest(corpus, split)["works"].items()}
+
+
+def tiny_gptj() -> Path:
+    """Return the folder of the small GPT-J, in the layout that `from_pretrained` reads.
+
+    Returns:
+        A folder with the weights (bfloat16, safetensors), the configuration,
+        the tokenizer and `model.json`, which says how it was made and how
+        well it does. Model and tokenizer are verified against it.
+
+    Raises:
+        DataError: a file is missing or altered.
+
+    Source: data/gptj_tiny/README.md; MIT licence.
+    """
+    for name, expected in _read_manifest(TINY_GPTJ / "model.json", "data/gptj_tiny", "sha256").items():
+        _verify(TINY_GPTJ / name, expected, "data/gptj_tiny")
+    return TINY_GPTJ
 
 
 def _text_manifest(corpus: str, split: str) -> dict:

@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import io
 import json
+import math
 import multiprocessing
 import os
 import re
@@ -21,10 +22,13 @@ from types import ModuleType
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
+from safetensors import safe_open
 from torchvision.datasets import FashionMNIST
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from helpers import data
-from helpers.data import DataError, fashion_mnist_root, results_dir, text_file, text_works
+from helpers.data import DataError, fashion_mnist_root, results_dir, text_file, text_works, tiny_gptj
 
 pytestmark = pytest.mark.fast
 
@@ -540,3 +544,189 @@ def test_make_text_refuses_other_packages(tmp_path: Path, monkeypatch: pytest.Mo
     ):
         make_text.main(*packages)
     assert [path.name for path in tmp_path.iterdir()] == ["packages"]
+
+
+# --- the small GPT-J --------------------------------------------------------------------------------------------------
+
+WEIGHTS = "model.safetensors"
+
+
+@pytest.fixture
+def gptj(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the shipped model, to be damaged."""
+    folder = tmp_path / "gptj"
+    shutil.copytree(data.TINY_GPTJ, folder)
+    monkeypatch.setattr(data, "TINY_GPTJ", folder)
+    return folder
+
+
+@pytest.fixture
+def train_base(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script that trained the model, made small: few tokens, few numbers."""
+    module = script(data.TINY_GPTJ / "train_base.py")
+    for name, value in {"BATCH": 2, "BLOCK": 8, "EVALUATE_EVERY": 2, "WARM_UP": 1}.items():
+        monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(module, "SHAPE", {"n_embd": 16, "n_layer": 1, "n_head": 2, "rotary_dim": 4, "n_positions": 16})
+
+    class FewTokens:
+        def __init__(self, tokenizer: object, corpus: str, split: str) -> None:
+            self.tokens = torch.arange(75) % 50
+            self.characters = 300
+
+    monkeypatch.setattr(module, "Text", FewTokens)
+    return module
+
+
+def test_tiny_gptj_is_small_and_holds_no_pickle() -> None:
+    folder = tiny_gptj()
+    assert folder == data.TINY_GPTJ
+    assert (folder / WEIGHTS).stat().st_size <= 16 * 2**20
+    assert sum(path.stat().st_size for path in folder.iterdir() if path.is_file()) <= 17 * 2**20
+    kinds = {path.suffix for path in folder.iterdir() if path.is_file()}
+    assert kinds <= {".json", ".safetensors", ".py", ".md", ".csv", ".png"}
+    with safe_open(folder / WEIGHTS, "pt") as weights:
+        assert {weights.get_slice(name).get_dtype() for name in weights.keys()} == {"BF16"}
+
+
+def test_tiny_gptj_has_the_configuration_that_its_card_tells() -> None:
+    config = json.loads((tiny_gptj() / "config.json").read_text())
+    expected = {
+        "architectures": ["GPTJForCausalLM"],
+        "model_type": "gptj",
+        "n_embd": 256,
+        "n_layer": 6,
+        "n_head": 4,
+        "rotary_dim": 32,
+        "n_positions": 512,
+        "vocab_size": 4096,
+        "tie_word_embeddings": False,
+        "dtype": "bfloat16",
+    }
+    assert {name: config[name] for name in expected} == expected
+    assert config["bos_token_id"] == config["eos_token_id"] == config["pad_token_id"] == 0
+
+
+def test_card_has_the_numbers_of_the_script() -> None:
+    about = json.loads((tiny_gptj() / "model.json").read_text())
+    card = (data.TINY_GPTJ / "README.md").read_text()
+    for name, found in about["measured"].items():
+        corpus, split = name.split()
+        numbers = f"{found['tokens']:,} | {found['perplexity']:,.1f} | {found['bits_per_character']:.2f}"
+        assert f"| `{corpus}` | {split} | {numbers} |" in card
+    for number in ("parameters", "tokens_seen", "seconds", "tokens_per_second", "steps", "best_step"):
+        assert f"{about[number]:,}" in card, number
+    for sample in about["samples"]:
+        assert sample in card
+
+
+def test_tokenizer_gives_both_corpora_back_exactly() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_gptj())
+    assert len(tokenizer) == 4096
+    assert tokenizer.bos_token == tokenizer.eos_token == tokenizer.pad_token == "<|endoftext|>"
+    assert tokenizer.eos_token_id == 0
+    for corpus in data.TEXT_CORPORA:
+        text = "\n".join(rows_of(corpus, "validation"))
+        tokens = tokenizer(text)["input_ids"]
+        assert tokenizer.decode(tokens) == text
+        assert 0 not in tokens
+        assert len(text) / len(tokens) > 2.5, "the vocabulary does not fit the texts"
+    other = "Ünknown 漢字 , and\ttabs .  Two  spaces\n\n'll do !"
+    assert tokenizer.decode(tokenizer(other)["input_ids"]) == other
+
+
+def test_tiny_gptj_predicts_austen_as_well_as_its_card_tells() -> None:
+    about = json.loads((tiny_gptj() / "model.json").read_text())
+    tokenizer = AutoTokenizer.from_pretrained(tiny_gptj())
+    model = AutoModelForCausalLM.from_pretrained(tiny_gptj(), dtype=torch.float32).eval()
+    assert type(model).__name__ == "GPTJForCausalLM"
+    assert sum(value.numel() for value in model.parameters()) == about["parameters"]
+    expected = about["austen_validation_first_tokens"]
+    text = "".join(f"{row}\n" for row in rows_of("austen", "validation")[:200])
+    tokens = torch.tensor([0, *tokenizer(text)["input_ids"]])[: expected["tokens"] + 1]
+    assert len(tokens) == expected["tokens"] + 1
+    loss = 0.0
+    with torch.inference_mode():
+        for start in range(0, expected["tokens"], 256):
+            wanted = tokens[start + 1 : start + 257]
+            logits = model(input_ids=tokens[None, start : start + len(wanted)]).logits[0]
+            loss += torch.nn.functional.cross_entropy(logits, wanted, reduction="sum").item()
+    assert math.exp(loss / expected["tokens"]) == pytest.approx(expected["perplexity"], rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+@pytest.mark.parametrize(("damage", "words"), SHIPPED_DAMAGE, ids=lambda value: getattr(value, "__name__", None))
+def test_damaged_model_is_named(gptj: Path, name: str, damage: Callable[[Path], None], words: tuple[str, ...]) -> None:
+    damage(gptj / name)
+    with pytest.raises(DataError) as caught:
+        tiny_gptj()
+    message = str(caught.value)
+    for word in (name, "git checkout data/gptj_tiny", *words):
+        assert word in message, message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("text", [None, "{", "{}"])
+def test_damaged_description_of_the_model_is_named(gptj: Path, text: str | None) -> None:
+    (gptj / "model.json").unlink()
+    if text is not None:
+        (gptj / "model.json").write_text(text)
+    words = "missing: expected the file" if text is None else "damaged: expected sha256 in JSON"
+    with pytest.raises(DataError, match=rf"model\.json is {words}.*git checkout data/gptj_tiny"):
+        tiny_gptj()
+
+
+def test_every_epoch_has_each_of_its_blocks_once(train_base: ModuleType) -> None:
+    text = train_base.Text(None, "austen", "train")
+    text.tokens = torch.arange(75)
+    epochs = [torch.cat([train_base.batch_of(text, 4 * epoch + step) for step in range(4)]) for epoch in range(3)]
+    for blocks in epochs:
+        assert blocks.shape == (8, 8)
+        # Blocks that do not overlap, each a run of neighbours, from an offset of its own.
+        assert len(blocks.unique()) == 64
+        assert bool((blocks.diff() == 1).all())
+    assert len({int(blocks.min()) for blocks in epochs}) > 1
+    assert torch.equal(train_base.batch_of(text, 5), train_base.batch_of(text, 5))
+
+
+def test_learning_rate_rises_and_falls(train_base: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_base, "WARM_UP", 10)
+    rates = [train_base.rate_of(step, 100) for step in range(101)]
+    assert rates[:10] == sorted(rates[:10]) and rates[10:] == sorted(rates[10:], reverse=True)
+    assert max(rates) == pytest.approx(train_base.PEAK_RATE)
+    assert rates[-1] == pytest.approx(train_base.FINAL_RATE)
+
+
+def test_stopwatch_does_not_count_a_pause(train_base: ModuleType) -> None:
+    watch = train_base.Stopwatch(10.0)
+    for seconds in [1.0] * 10 + [600.0] + [1.0] * 9:
+        watch.add(seconds)
+    assert watch.seconds == pytest.approx(10 + 19 + 3)
+
+
+def test_interrupted_training_goes_on_as_if_nothing_had_been(
+    train_base: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(data.TINY_GPTJ)
+    batch_of = train_base.batch_of
+
+    def interrupted(text: object, step: int) -> torch.Tensor:
+        if step == 3:
+            raise KeyboardInterrupt
+        return batch_of(text, step)
+
+    folders = [tmp_path / "whole", tmp_path / "interrupted"]
+    for folder in folders:
+        folder.mkdir()
+    train_base.train(tokenizer, folders[0], 6)
+    monkeypatch.setattr(train_base, "batch_of", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_base.train(tokenizer, folders[1], 6)
+    monkeypatch.setattr(train_base, "batch_of", batch_of)
+    train_base.train(tokenizer, folders[1], 6)
+    one, other = (torch.load(folder / "state.pt", weights_only=True) for folder in folders)
+    assert one["step"] == other["step"] == 6
+    for name, value in one["model"].items():
+        assert torch.equal(value, other["model"][name]), name
+    assert [row["train_loss"] for row in one["curve"]] == [row["train_loss"] for row in other["curve"]]
+    with pytest.raises(SystemExit, match="is of a training with 6 steps, not 7"):
+        train_base.train(tokenizer, folders[0], 7)

@@ -250,7 +250,9 @@ def draw(curve: list[dict], path: Path) -> None:
     best = min(curve, key=lambda row: row["validation_perplexity"])
     axes.plot(best["tokens"] / 1e6, best["validation_perplexity"], "o", color="C1", label="shipped")
     axes.set(xlabel="million tokens seen", ylabel="perplexity per token", yscale="log")
-    axes.grid(alpha=0.3, which="both")
+    axes.set_yticks([20, 30, 40, 60, 100, 200, 400], labels=["20", "30", "40", "60", "100", "200", "400"])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, metadata={"Software": None})
 
