@@ -47,13 +47,17 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(variable, raising=False)
 
 
+def copy_of(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of a shipped folder, to be damaged; `helpers.data` looks there."""
+    folder = tmp_path / name.lower()
+    shutil.copytree(getattr(data, name), folder)
+    monkeypatch.setattr(data, name, folder)
+    return folder
+
+
 @pytest.fixture
 def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the shipped folder, to be damaged."""
-    folder = tmp_path / "shipped"
-    shutil.copytree(data.SHIPPED, folder)
-    monkeypatch.setattr(data, "SHIPPED", folder)
-    return folder
+    return copy_of("SHIPPED", tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -351,11 +355,7 @@ def rows_of(corpus: str, split: str) -> list[str]:
 
 @pytest.fixture
 def texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the shipped texts, to be damaged."""
-    folder = tmp_path / "text"
-    shutil.copytree(data.TEXT, folder)
-    monkeypatch.setattr(data, "TEXT", folder)
-    return folder
+    return copy_of("TEXT", tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(("corpus", "split"), EVERY_SPLIT)
@@ -553,11 +553,7 @@ WEIGHTS = "model.safetensors"
 
 @pytest.fixture
 def gptj(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the shipped model, to be damaged."""
-    folder = tmp_path / "gptj"
-    shutil.copytree(data.TINY_GPTJ, folder)
-    monkeypatch.setattr(data, "TINY_GPTJ", folder)
-    return folder
+    return copy_of("TINY_GPTJ", tmp_path, monkeypatch)
 
 
 @pytest.fixture
