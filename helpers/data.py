@@ -16,6 +16,7 @@ SHIPPED = REPOSITORY / "data" / "fashion_mnist"
 SOURCE_VARIABLE = "RAY_COURSE_FASHION_MNIST"
 TEXT = REPOSITORY / "data" / "text"
 TINY_GPTJ = REPOSITORY / "data" / "gptj_tiny"
+FINE_TUNED_GPTJ = REPOSITORY / "data" / "gptj_shakespeare"
 DATA_VARIABLE = "RAY_COURSE_DATA"
 RESULTS_VARIABLE = "RAY_COURSE_RESULTS"
 
@@ -190,6 +191,28 @@ def tiny_gptj() -> Path:
     for name, expected in _read_manifest(TINY_GPTJ / "model.json", "data/gptj_tiny", "sha256").items():
         _verify(TINY_GPTJ / name, expected, "data/gptj_tiny")
     return TINY_GPTJ
+
+
+def fine_tuned_gptj() -> Path:
+    """Return the folder of the GPT-J that was fine-tuned on Shakespeare: your own, else the shipped one.
+
+    Returns:
+        A folder in the layout of `tiny_gptj`. Its `model.json` gives, among
+        others, `eval_loss` (mean loss per token over the validation text) and
+        `block` (the number of tokens in each block of that text).
+
+    Raises:
+        DataError: a shipped file is missing or altered.
+
+    Source: notebook 07 makes it; data/gptj_shakespeare/README.md tells about the shipped one.
+    """
+    own = Path(os.environ.get(RESULTS_VARIABLE) or REPOSITORY / "results") / FINE_TUNED_GPTJ.name
+    if all((own / file).is_file() for file in ("model.safetensors", "tokenizer.json", "model.json")):
+        return own
+    expected = _read_manifest(FINE_TUNED_GPTJ / "model.json", f"data/{FINE_TUNED_GPTJ.name}", "sha256")
+    for name, digest in expected.items():
+        _verify(FINE_TUNED_GPTJ / name, digest, f"data/{FINE_TUNED_GPTJ.name}")
+    return FINE_TUNED_GPTJ
 
 
 def _text_manifest(corpus: str, split: str) -> dict:

@@ -113,6 +113,8 @@ def lines(
     xlabel: str,
     ylabel: str,
     markers: bool = True,
+    limits: Mapping[str, float] | None = None,
+    log: bool = False,
 ) -> None:
     """Show one or more curves.
 
@@ -123,6 +125,8 @@ def lines(
         ylabel: label of the vertical axis, with the unit.
         markers: whether each value gets a mark; without, curves of many values
             are told apart by their dashes.
+        limits: name -> height of a dashed horizontal line, in the unit of the vertical axis.
+        log: whether both axes are logarithmic, to the base 2; the legend then stands beside them.
 
     Raises:
         ValueError: a curve has no values.
@@ -139,9 +143,18 @@ def lines(
         style = {"marker": "os^Dvx"[i % 6]} if markers else {"linestyle": ("-", "--", "-.", ":")[i % 4]}
         axes.plot(x, y, label=name, color=COLOURS[i % len(COLOURS)], **style)
         said.append(f"{name} goes from {y[0]:.3g} to {y[-1]:.3g}, at most {y.max():.3g}")
+    for name, height in (limits or {}).items():
+        axes.axhline(height, color="grey", linestyle="--", linewidth=0.8)
+        axes.annotate(name, (1, height), xycoords=("axes fraction", "data"), fontsize=8, ha="right", va="bottom")
+        said.append(f"a dashed line at {name}")
+    if log:
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_major_formatter("{x:g}")
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, **({"loc": "center left", "bbox_to_anchor": (1, 0.5)} if log else {}))
     show(figure, f"Line chart. {title}. {ylabel} over {xlabel}: {'; '.join(said)}.")
 
 

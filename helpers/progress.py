@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 import ray
@@ -57,12 +58,13 @@ class TrainingProgress:
     Args:
         step: the reported metric that counts up to `total`.
         total: its last value, for the time that is left.
+        show: names of the metrics that are shown; by default all numbers with a fraction.
 
     Source: built on ray.train.UserCallback.
     """
 
-    def __init__(self, step: str, total: int) -> None:
-        self.step, self.total = step, total
+    def __init__(self, step: str, total: int, show: Sequence[str] | None = None) -> None:
+        self.step, self.total, self.show = step, total, show
         self._name = f"progress-{uuid.uuid4().hex[:8]}"
         self.callback = _SendReports(self._name)
         self._reports: list[dict[str, Any]] = []
@@ -122,7 +124,8 @@ class TrainingProgress:
         if "failed" in report:
             return f"worker of rank {report['failed']} failed: {report['error']}"
         metrics = report["metrics"]
-        rest = "  ".join(f"{k} {v:.3g}" for k, v in metrics.items() if k != self.step and isinstance(v, float))
+        names = [name for name in metrics if name != self.step] if self.show is None else self.show
+        rest = "  ".join(f"{name} {metrics[name]:.3g}" for name in names if isinstance(metrics.get(name), float))
         return f"{self.step} {metrics.get(self.step, '?')} of {self.total}  {rest}"
 
 
