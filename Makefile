@@ -12,7 +12,7 @@ NBMAKE = --nbmake --nbmake-timeout $(SECONDS_PER_CELL)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test test-fast test-all notebooks lock clean
+.PHONY: help lab test test-fast test-all notebooks rehearse lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ test-all: $(READY) ## everything, each notebook a second time, and two notebooks
 
 notebooks: $(READY) ## run the notebooks and refresh their committed outputs
 	$(PYTEST) $(NBMAKE) --overwrite $(ONLY)
+
+rehearse: $(READY) ## a few steps of a GPT-J as wide as the 6B model; takes minutes and most of the memory
+	$(BIN)/python tools/rehearse.py $(ARGS)
 
 lock: $(READY) ## compile requirements.txt from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \

@@ -206,12 +206,12 @@ def fine_tuned_gptj() -> Path:
 
     Source: notebook 07 makes it; data/gptj_shakespeare/README.md tells about the shipped one.
     """
-    own = Path(os.environ.get(RESULTS_VARIABLE) or REPOSITORY / "results") / FINE_TUNED_GPTJ.name
+    own = Path(os.environ.get(RESULTS_VARIABLE) or REPOSITORY / "results") / "gptj_shakespeare"
     if all((own / file).is_file() for file in ("model.safetensors", "tokenizer.json", "model.json")):
         return own
-    expected = _read_manifest(FINE_TUNED_GPTJ / "model.json", f"data/{FINE_TUNED_GPTJ.name}", "sha256")
+    expected = _read_manifest(FINE_TUNED_GPTJ / "model.json", "data/gptj_shakespeare", "sha256")
     for name, digest in expected.items():
-        _verify(FINE_TUNED_GPTJ / name, digest, f"data/{FINE_TUNED_GPTJ.name}")
+        _verify(FINE_TUNED_GPTJ / name, digest, "data/gptj_shakespeare")
     return FINE_TUNED_GPTJ
 
 

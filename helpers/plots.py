@@ -136,7 +136,7 @@ def lines(
     for name, (_, y) in series.items():
         if len(y) == 0:
             raise ValueError(f"lines needs values, but {name!r} has none.")
-    figure, axes = _axes(title)
+    figure, axes = _axes(title, height=4.0 if log else 2.8)
     said = []
     for i, (name, values) in enumerate(series.items()):
         x, y = (np.asarray(v) for v in values)
@@ -145,7 +145,7 @@ def lines(
         said.append(f"{name} goes from {y[0]:.3g} to {y[-1]:.3g}, at most {y.max():.3g}")
     for name, height in (limits or {}).items():
         axes.axhline(height, color="grey", linestyle="--", linewidth=0.8)
-        axes.annotate(name, (1, height), xycoords=("axes fraction", "data"), fontsize=8, ha="right", va="bottom")
+        axes.annotate(name, (0.01, height), xycoords=("axes fraction", "data"), fontsize=8, va="bottom")
         said.append(f"a dashed line at {name}")
     if log:
         axes.set_xscale("log", base=2)

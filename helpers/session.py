@@ -8,6 +8,7 @@ import re
 import secrets
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,6 +47,7 @@ def ray_options(**settings: Any) -> dict[str, Any]:
     _refresh_ray_config()
     # Its executor logs a dozen lines for each dataset; warnings still appear.
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data.dataset").addFilter(_only_lasting_shortage)
     # It logs each start and each change of an application.
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -122,6 +124,22 @@ def _loopback_only() -> None:
         from ray._private import ray_constants
 
         ray_constants.ENABLE_RAY_CLUSTER = False
+
+
+def _only_lasting_shortage(record: logging.LogRecord) -> bool:
+    """Keep Ray Data's warning that no CPU is free only if that still holds two seconds later.
+
+    Right after another dataset has ended, Ray has not yet heard that its CPUs are free again.
+    """
+    if "does not have any available CPUs" not in record.getMessage():
+        return True
+    import ray
+
+    for _ in range(20):
+        if ray.available_resources().get("CPU"):
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def _refresh_ray_config() -> None:

@@ -17,11 +17,14 @@ SECONDS: dict[str, float] = {
     "03_ray_data": 180,
     "04_train_fashion_mnist": 240,
     "05_tune_asha": 360,
+    # The first run on a machine also compiles DeepSpeed's operators, which takes about a minute.
+    "07_finetune_gptj": 420,
 }
 SECONDS_OF_OTHERS = 240
 
 # GB (10**9 bytes) that the kernel and everything it started may use together.
 MEMORY_GB = 6.0
+MEMORY_GB_OF = {"07_finetune_gptj": 8.0}  # two workers, each with PyTorch, Transformers and DeepSpeed
 
 
 @dataclass(frozen=True)
@@ -191,4 +194,18 @@ EXPECTATIONS: list[Expectation] = [
     Expectation("06_serve_fashion_mnist", "back-pressure", r"answered: (\d+)", "answered requests", at_least=10),
     Expectation("06_serve_fashion_mnist", "back-pressure", r"other failures: (\d+)", "other failures", equals="0"),
     Expectation("06_serve_fashion_mnist", "back-pressure", r"within (\d+) ms", "time of a refusal", at_most=300),
+    Expectation("07_finetune_gptj", "padding-share", r"padded to 512: ([\d.]+)%", "the text", at_most=3),
+    Expectation("07_finetune_gptj", "packing", r"blocks of 512: packing trains (\d+)", "the gain", at_least=20),
+    Expectation("07_finetune_gptj", "packing", r"blocks of 128: packing trains (\d+)", "the gain", at_least=10),
+    Expectation("07_finetune_gptj", "speed", r"(\d+)% of the plain loop", "the speed under Ray", at_least=20),
+    Expectation("07_finetune_gptj", "recovery", r"resumed at step (\d+)", "the step", equals="60"),
+    Expectation(
+        "07_finetune_gptj", "recovery", r"broken run: ([\d.]+) times", "its perplexity", at_least=0.97, at_most=1.03
+    ),
+    Expectation("07_finetune_gptj", "perplexity", r"shakespeare: ([\d.]+) times lower", "what was gained", at_least=4),
+    Expectation(
+        "07_finetune_gptj", "perplexity", r"austen: ([\d.]+) times higher", "what was lost", at_least=1.2, at_most=5
+    ),
+    Expectation("07_finetune_gptj", "parameters", r"([\d,]+) parameters", "their number", equals="6,050,882,784"),
+    Expectation("07_finetune_gptj", "estimates", r"ZeRO 2, offload +([\d.]+)", "GB of a GPU", equals="12.1"),
 ]

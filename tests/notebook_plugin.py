@@ -208,8 +208,8 @@ class CourseNotebook(NotebookItem):
                 f"its cells took {report.seconds:.0f} s, but {promised:g} s are promised "
                 f"({promised * slack:g} s with --slack {slack:g})."
             )
-        if report.memory_gb > expectations.MEMORY_GB:
-            limit = expectations.MEMORY_GB
+        limit = expectations.MEMORY_GB_OF.get(Path(name).name, expectations.MEMORY_GB)
+        if report.memory_gb > limit:
             report.problems.append(f"it used {report.memory_gb:.2f} GB of memory, expected at most {limit:g} GB.")
         if executed.error is not None:
             return  # cells after the failed one have no output to judge

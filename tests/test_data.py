@@ -615,6 +615,39 @@ def test_card_has_the_numbers_of_the_script() -> None:
         assert sample in card
 
 
+def test_fine_tuned_gptj_is_the_shipped_one_until_there_is_an_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(data.RESULTS_VARIABLE, str(tmp_path))
+    shipped = data.fine_tuned_gptj()
+    assert shipped == data.FINE_TUNED_GPTJ
+    about = json.loads((shipped / "model.json").read_text())
+    assert 1 < about["eval_loss"] < 5
+    assert about["block"] == 128
+    own = results_dir(shipped.name)
+    for name in ("model.safetensors", "tokenizer.json"):
+        (own / name).touch()
+    assert data.fine_tuned_gptj() == shipped, "the own model is not complete yet"
+    (own / "model.json").touch()
+    assert data.fine_tuned_gptj() == own
+
+
+def test_altered_fine_tuned_gptj_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(data.RESULTS_VARIABLE, str(tmp_path / "results"))
+    folder = copy_of("FINE_TUNED_GPTJ", tmp_path, monkeypatch)
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(DataError, match="config.json is altered.*\n?.*git checkout data/gptj_shakespeare"):
+        data.fine_tuned_gptj()
+
+
+def test_fine_tuned_gptj_has_the_layout_and_the_tokenizer_of_the_base() -> None:
+    assert (data.FINE_TUNED_GPTJ / "tokenizer.json").read_bytes() == (tiny_gptj() / "tokenizer.json").read_bytes()
+    found, expected = (AutoModelForCausalLM.from_pretrained(folder) for folder in (data.FINE_TUNED_GPTJ, tiny_gptj()))
+    assert found.num_parameters() == expected.num_parameters()
+    kinds = {path.suffix for path in data.FINE_TUNED_GPTJ.iterdir() if path.is_file()}
+    assert kinds <= {".json", ".safetensors", ".py", ".md"}
+
+
 def test_tokenizer_gives_both_corpora_back_exactly() -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_gptj())
     assert len(tokenizer) == 4096

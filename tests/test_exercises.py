@@ -17,7 +17,7 @@ import ray
 import torch
 from ray import serve, tune
 
-from helpers.exercises import object_store, ray_data, start_here, tasks_and_actors, train
+from helpers.exercises import finetune, object_store, ray_data, start_here, tasks_and_actors, train
 from helpers.exercises import serve as serving
 from helpers.exercises import tune as tuning
 from helpers.exercises.verdict import Verdict
@@ -617,6 +617,65 @@ def customers(keep=2, decorated=True, asked=True, called=True):
     return light(Customers)
 
 
+# 07 --------------------------------------------------------------------------
+
+
+def labels_by_token(input_ids, attention_mask):
+    return input_ids.masked_fill(input_ids == 0, -100)
+
+
+def labels_in_place(input_ids, attention_mask):
+    input_ids[attention_mask == 0] = -100
+    return input_ids
+
+
+def labels_shifted(input_ids, attention_mask):
+    return torch.roll(input_ids.masked_fill(attention_mask == 0, -100), -1, dims=1)
+
+
+def mean_of_perplexities(reports):
+    return sum(math.exp(r["loss"]) for r in reports) / len(reports)
+
+
+def weighted_mean_of_perplexities(reports):
+    return sum(math.exp(r["loss"]) * r["tokens"] for r in reports) / sum(r["tokens"] for r in reports)
+
+
+def unweighted_perplexity(reports):
+    return math.exp(sum(r["loss"] for r in reports) / len(reports))
+
+
+def mean_loss(reports):
+    return sum(r["loss"] * r["tokens"] for r in reports) / sum(r["tokens"] for r in reports)
+
+
+def gpus(whole=2, divided=14, rounding=math.ceil, none=None, free=True):
+    """An answer to exercise 3 of notebook 07, with a mistake or without."""
+
+    def answer(parameters, card_gb, free_gb):
+        room = (card_gb - (free_gb if free else 0)) * 10**9 - whole * parameters
+        return max(1, rounding(divided * parameters / room)) if room > 0 else none
+
+    return answer
+
+
+def counts_to_16(parameters, card_gb, free_gb):
+    answer = counts_up(parameters, card_gb, free_gb)
+    return answer if answer is not None and answer <= 16 else None
+
+
+def perplexity_with_numpy(reports):
+    losses, tokens = zip(*[(report["loss"], report["tokens"]) for report in reports], strict=True)
+    return np.exp(np.average(losses, weights=tokens))
+
+
+def counts_up(parameters, card_gb, free_gb):
+    for n in range(1, 1000):
+        if 2 * parameters + 14 * parameters / n <= (card_gb - free_gb) * 1e9:
+            return n
+    return None
+
+
 WRONG: dict[tuple[str, int], tuple[Callable[[Any], Verdict], list[tuple[Any, str]]]] = {
     ("00_start_here", 1): (
         start_here.slow_squares,
@@ -832,6 +891,41 @@ WRONG: dict[tuple[str, int], tuple[Callable[[Any], Verdict], list[tuple[Any, str
             (lambda: customers(called=False), "return what comes out"),
         ],
     ),
+    ("07_finetune_gptj", 1): (
+        finetune.padded_labels,
+        [
+            (lambda input_ids, attention_mask: input_ids, "still has labels"),
+            (labels_by_token, "go by the attention mask"),
+            (lambda input_ids, attention_mask: input_ids.masked_fill(attention_mask == 0, -1), "-100 where"),
+            (labels_in_place, "change a copy"),
+            (labels_shifted, "shifts the labels by one"),
+            (lambda input_ids, attention_mask: input_ids[attention_mask == 1], "one label for each token"),
+            (lambda ids, mask: ids.masked_fill(mask == 0, -100).float(), "whole numbers"),
+        ],
+    ),
+    ("07_finetune_gptj", 2): (
+        finetune.overall_perplexity,
+        [
+            (mean_of_perplexities, "take the exponential once"),
+            (weighted_mean_of_perplexities, "take the exponential once"),
+            (unweighted_perplexity, "weigh each loss"),
+            (mean_loss, "its exponential"),
+            (lambda reports: 2 ** mean_loss(reports), "not a power of 2"),
+        ],
+    ),
+    ("07_finetune_gptj", 3): (
+        finetune.gpus_needed,
+        [
+            (gpus(whole=0, divided=16), "but not the weights"),
+            (gpus(whole=4, divided=12), "divides the gradients as well"),
+            (gpus(rounding=math.floor), "round up"),
+            (gpus(free=False), "has to stay free"),
+            (gpus(none=0), "return None"),
+            (gpus(rounding=lambda exact: exact), "a whole number of GPUs"),
+            (lambda parameters, card_gb, free_gb: None, "it fits"),
+            (counts_to_16, "it fits"),
+        ],
+    ),
 }
 CASES = [(*exercise, wrong, hint) for exercise, (_, cases) in WRONG.items() for wrong, hint in cases]
 
@@ -884,6 +978,12 @@ OTHER_RIGHT = [
     ),
     (tuning.halving_epochs, rung_by_rung),
     (tuning.patience, patient),
+    (finetune.padded_labels, lambda ids, mask: torch.where(mask.bool(), ids, -100)),
+    (
+        finetune.overall_perplexity,
+        lambda rs: np.exp(np.average([r["loss"] for r in rs], weights=[r["tokens"] for r in rs])),
+    ),
+    (finetune.gpus_needed, counts_up),
 ]
 
 

@@ -171,6 +171,13 @@ def test_columns_of_a_table_without_row_0(shown: list[Any]) -> None:
     assert "loss goes from 0.9 to 0.25" in shown[0]._repr_mimebundle_()[1]["image/png"]["alt"]
 
 
+def test_limits_and_logarithms_are_told(shown: list[Any]) -> None:
+    plots.lines({"need": ([1, 2], [32, 16])}, "Memory", "GPUs", "GB", limits={"24 GB": 24}, log=True)
+    alt = DisplayFormatter().format(shown[0])[1]["image/png"]["alt"]
+    assert "need goes from 32 to 16" in alt
+    assert "a dashed line at 24 GB" in alt
+
+
 def test_many_values_without_marks(shown: list[Any]) -> None:
     values = range(1000)
     plots.lines({"a": (values, values), "b": (values, values)}, "Many", "x", "y", markers=False)

@@ -76,6 +76,12 @@ def test_report_without_the_step(progress: TrainingProgress) -> None:
     assert last_text(progress)[0] == "    40 s  epoch ? of 4  loss 0.123"
 
 
+def test_only_the_wished_metrics_are_shown(progress: TrainingProgress) -> None:
+    progress.show = ["loss", "missing"]
+    progress._reports = [report(50, epoch=1, loss=0.5, learning_rate=0.1)]
+    assert last_text(progress)[0] == "    50 s  epoch 1 of 4  loss 0.5"
+
+
 def test_failed_worker_is_told(progress: TrainingProgress) -> None:
     progress._reports = [report(60, epoch=1), {"time": NOW - 50, "failed": 1, "error": "WorkerDied"}]
     assert last_text(progress)[1] == "    50 s  worker of rank 1 failed: WorkerDied"

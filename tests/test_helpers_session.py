@@ -8,12 +8,14 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
 from unittest import mock
 
 import pytest
+import ray
 
 import helpers
 from helpers import session
@@ -257,3 +259,17 @@ def test_hidden_stderr_hides_what_is_written_past_python(capfd: pytest.CaptureFi
         raise KeyError
     os.write(2, b"seen")
     assert capfd.readouterr().err == "seen"
+
+
+@pytest.mark.parametrize(("free_cpus", "shown"), [([0.0, 2.0], False), ([0.0], True)])
+def test_warning_that_no_cpu_is_free_is_kept_only_if_it_lasts(
+    monkeypatch: pytest.MonkeyPatch, free_cpus: list[float], shown: bool
+) -> None:
+    answers = iter(free_cpus)
+    monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": next(answers, free_cpus[-1])})
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    text = "Warning: The Ray cluster currently does not have any available CPUs. The Dataset job will hang"
+    record = logging.LogRecord("ray.data.dataset", logging.WARNING, "dataset.py", 1, text, None, None)
+    assert session._only_lasting_shortage(record) is shown
+    record.msg = "another warning"
+    assert session._only_lasting_shortage(record)

@@ -26,9 +26,11 @@ def padded_labels(answer: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) 
     if not torch.equal(given, input_ids):
         hint = "The model still needs the tokens as they were: change a copy, for example with masked_fill."
         return not_right("changed input_ids", "input_ids as they were", hint)
-    if torch.equal(got.long(), expected):
+    if got.dtype != torch.long:
+        return not_right(f"labels of type {got.dtype}", "whole numbers (torch.long)", "The loss takes no other labels.")
+    if torch.equal(got, expected):
         return right("padding is out of the loss, and the end of the text is in it.")
-    return not_right(got.tolist(), expected.tolist(), _labels_hint(got.long(), input_ids, mask))
+    return not_right(got.tolist(), expected.tolist(), _labels_hint(got, input_ids, mask))
 
 
 def _labels_hint(got: torch.Tensor, input_ids: torch.Tensor, mask: torch.Tensor) -> str:
@@ -36,8 +38,6 @@ def _labels_hint(got: torch.Tensor, input_ids: torch.Tensor, mask: torch.Tensor)
         return "Padding still has labels, so it is in the loss."
     if torch.equal(got, input_ids.masked_fill(input_ids == END, OUT_OF_THE_LOSS)):
         return "The end of a text has the same number as padding, and it is lost here: go by the attention mask."
-    if torch.equal(got, input_ids * mask):
-        return "0 is a token like any other; the number that the loss leaves out is -100."
     if torch.equal(got[:, :-1], input_ids.masked_fill(mask == 0, OUT_OF_THE_LOSS)[:, 1:]):
         return "The model itself shifts the labels by one: leave them in place."
     return "Labels are the tokens, and -100 where the attention mask is 0."
@@ -80,8 +80,8 @@ def _perplexity_hint(got: float, reports: list[dict[str, float]], loss: float) -
 @exercise_check
 def gpus_needed(answer: Callable[[int, float, float], int | None]) -> Verdict:
     """Exercise 3: the smallest number of GPUs that hold a model with ZeRO stage 2, without offloading."""
-    cases = [(6_050_882_784, 40, 8), (6_050_882_784, 80, 10), (1_300_000_000, 24, 2), (6_050_882_784, 16, 5)]
-    cases += [(1_000_000_000, 20, 4), (1_000_000_000, 9, 0)]
+    cases = [(6_050_882_784, 48, 20), (6_050_882_784, 80, 10), (1_300_000_000, 24, 2), (6_050_882_784, 16, 5)]
+    cases += [(1_000_000_000, 20, 4), (1_000_000_000, 9, 0), (1_000_000_000, 2, 0), (6_050_882_784, 16, 3.5)]
     for parameters, card_gb, free_gb in cases:
         expected = _gpus(parameters, card_gb, free_gb)
         got = answer(parameters, card_gb, free_gb)

@@ -1,0 +1,31 @@
+"""Make the shipped copy of the model that notebook 07 fine-tunes.
+
+    python data/gptj_shakespeare/ship.py
+
+Run notebook 07 first: it leaves the model in results/gptj_shakespeare.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+from helpers import data
+
+HERE = Path(__file__).parent
+FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+
+
+def main() -> None:
+    source = data.results_dir(HERE.name)
+    for name in FILES:
+        shutil.copyfile(source / name, HERE / name)
+    about = json.loads((source / "model.json").read_text())
+    about["sha256"] = {name: hashlib.sha256((HERE / name).read_bytes()).hexdigest() for name in FILES}
+    (HERE / "model.json").write_text(json.dumps(about, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""The C++ operators that DeepSpeed compiles on first use, and what to do on a machine without a compiler."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+
+def compile_operators() -> str | None:
+    """Compile the operators with which DeepSpeed runs Adam, and sums between processes, on CPUs.
+
+    They are kept in the folder TORCH_EXTENSIONS_DIR and found there the next
+    time. Call it where workers will run, for example in a Ray task.
+
+    Returns:
+        None if they are ready; else a text that says why they are not, and what happens now.
+
+    Source: deepspeed/ops/op_builder of DeepSpeed 0.19.
+    """
+    from deepspeed.accelerator import get_accelerator
+
+    _find_ninja()
+    # On GPUs NCCL does the summing.
+    names = (
+        ["CPUAdamBuilder", "ShareMemCommBuilder"] if get_accelerator().device_name() == "cpu" else ["CPUAdamBuilder"]
+    )
+    try:
+        for name in names:
+            get_accelerator().create_op_builder(name).load(verbose=False)
+    except Exception as error:  # every way in which a compiler can fail
+        return _explanation(error)
+    return None
+
+
+def _explanation(error: Exception) -> str:
+    compiler = os.environ.get("CXX", "c++")
+    if shutil.which(compiler):
+        last_line = str(error).strip().splitlines()[-1] if str(error).strip() else ""
+        found = f"{compiler} failed: {type(error).__name__} {last_line[:200]}"
+        mend = (
+            "Python's headers may be missing (on Debian and Ubuntu: apt-get install python3-dev). On macOS, whose "
+            "compiler lacks OpenMP, and in folders with a space in their name this is expected."
+        )
+    else:
+        found = f"no {compiler} was found"
+        mend = "To mend it: on Debian and Ubuntu, apt-get install g++ python3-dev, and run this cell again."
+    return (
+        f"DeepSpeed's operators cannot be compiled: expected a C++ compiler, {found}. "
+        f"PyTorch's AdamW and gloo do their work instead: the same training, with slower steps. {mend}"
+    )
+
+
+def prepare_deepspeed(compiled: bool) -> None:
+    """Let DeepSpeed join the process group of this worker; call it before the model is loaded.
+
+    With ZeRO stage 3, `from_pretrained` already divides the weights among the
+    workers, so DeepSpeed has to know them by then.
+
+    Args:
+        compiled: whether its operators are there. Without them it must not ask
+            for its compiled sum between processes; together with
+            "torch_adam": true in the configuration of the optimizer, nothing
+            is compiled then.
+
+    Source: deepspeed/comm/torch.py of DeepSpeed 0.19 looks into this table.
+    """
+    import deepspeed
+
+    _find_ninja()
+    if not compiled:
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(verbose=False)
+
+
+def _find_ninja() -> None:
+    """DeepSpeed asks for ninja on PATH; it stands beside this Python, which need not be on PATH."""
+    here = str(Path(sys.executable).parent)
+    if here not in os.environ.get("PATH", "").split(os.pathsep):
+        os.environ["PATH"] = os.pathsep.join([here, os.environ.get("PATH", "")])

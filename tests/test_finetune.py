@@ -1,0 +1,215 @@
+"""Notebook 07 beyond what its own run shows: the cluster column, a machine without a compiler, the rehearsal."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from helpers import data
+from tools import rehearse
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+HUB_NAME = "EleutherAI/gpt-j-6b"
+
+
+def cells_of_the_notebook() -> str:
+    cells = nbformat.read(rehearse.NOTEBOOK, 4).cells
+    return "\n".join(cell.source for cell in cells if "finetune" in cell.metadata.get("tags", []))
+
+
+def hub_cache(folder: Path, revision: str) -> Path:
+    """A hub cache that answers for GPT-J-6B with the shipped small model, in the layout of huggingface_hub."""
+    snapshot = folder / "hub" / f"models--{HUB_NAME.replace('/', '--')}" / "snapshots" / revision
+    snapshot.mkdir(parents=True)
+    for name in (
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ):
+        (snapshot / name).symlink_to(data.tiny_gptj() / name)
+    return folder
+
+
+def run_with_cells(program: str, **variables: str) -> dict:
+    """Run the cells tagged `finetune` and then a program, in a process of its own; returns what it printed last."""
+    start = "import json, os\nfrom tools import rehearse\nrehearse.run_cells(globals())\n"
+    environment = {**os.environ, "MPLBACKEND": "agg", "RAY_AUTH_TOKEN": "0" * 64, **variables}
+    command = [sys.executable, "-c", start + program]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+CLUSTER = """
+from unittest import mock
+import ray, torch, transformers
+from deepspeed.runtime.config import DeepSpeedConfig
+from transformers import AutoConfig
+
+total_steps, steps_per_epoch, blocks_per_step = 90, 30, size.workers * size.batch_per_worker * size.accumulation
+globals().update(problem=None, storage="/mnt/shared/ray_course", datasets={})
+found = {"workers": size.workers, "epochs": size.epochs, "configs": {}}
+# Before any TrainingArguments: with stage 3 it would look for the other workers.
+model = transformers.AutoModelForCausalLM.from_pretrained(**model_source(), dtype=torch.bfloat16)
+found["loaded"] = [type(model).__name__, str(model.dtype), model.num_parameters(), tokenizer.vocab_size]
+with (
+    mock.patch("transformers.training_args.is_torch_bf16_gpu_available", return_value=True),
+    mock.patch("torch.cuda.is_available", return_value=True),
+    mock.patch("torch.cuda.get_device_capability", return_value=CAPABILITY),
+    # As in one of 16 workers.
+    mock.patch.object(transformers.TrainingArguments, "world_size", size.workers),
+    mock.patch("deepspeed.runtime.config.dist.get_rank", return_value=0),
+    mock.patch("deepspeed.runtime.config.dist.get_world_size", return_value=size.workers),
+):
+    half = half_format()
+    for stage in (2, 3):
+        config = settings_of("test", zero_stage=stage)
+        with mock.patch("torch.cuda.is_available", return_value=False):
+            arguments = training_arguments(config, half)
+        pinned = zero_settings(stage)["offload_optimizer"]["pin_memory"]
+        model_config = transformers.GPTJConfig()
+        filled = arguments.hf_deepspeed_config
+        model = mock.Mock(config=model_config)
+        filled.trainer_config_finalize(arguments, model, total_steps)
+        checked = DeepSpeedConfig(filled.config)
+        found["configs"][stage] = {
+            "half": half,
+            "fp16": checked.float16_config.enabled,
+            "bf16": checked.bfloat16_config.enabled,
+            "stage": checked.zero_optimization_stage,
+            "offload": checked.zero_config.offload_optimizer.device,
+            "offload_param": checked.zero_config.offload_param and checked.zero_config.offload_param.device,
+            "pinned": pinned,
+            "micro": checked.train_micro_batch_size_per_gpu,
+            "accumulation": checked.gradient_accumulation_steps,
+            "batch": checked.train_batch_size,
+            "clipping": checked.gradient_clipping,
+            "unfilled": "auto" in json.dumps(filled.config),
+            "checkpointing": arguments.gradient_checkpointing,
+            "optimizer": checked.optimizer_name,
+            "lr": checked.optimizer_params["lr"],
+        }
+scaling = scaling_config()
+found["resources"] = [scaling.num_workers, scaling.use_gpu, scaling.resources_per_worker]
+found["source"] = model_source()
+trainer = make_trainer("test", mock.Mock(callback=ray.train.UserCallback()))
+found["backend"] = trainer.backend_config.backend
+found["storage"] = trainer.run_config.storage_path
+print(json.dumps(found, default=str))
+"""
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    revision = re.search(r'"revision": \(None, "([0-9a-f]{40})"\)', cells_of_the_notebook()).group(1)
+    return {
+        "HF_HOME": str(hub_cache(tmp_path_factory.mktemp("hub"), revision)),
+        "HF_HUB_OFFLINE": "1",
+        "DS_ACCELERATOR": "cpu",
+        "RAY_COURSE_SIZE": "cluster",
+    }
+
+
+@pytest.mark.parametrize(("capability", "half"), [((8, 0), "bf16"), ((7, 5), "fp16")])
+def test_every_object_of_the_cluster_column_can_be_built(
+    hub: dict[str, str], capability: tuple[int, int], half: str
+) -> None:
+    found = run_with_cells(CLUSTER.replace("CAPABILITY", repr(capability)), **hub)
+    assert found["workers"] == 16
+    assert found["epochs"] >= 3, "the experiment with the lost worker needs three checkpoints"
+    assert found["resources"] == [16, True, {"CPU": 8}]
+    assert found["loaded"] == ["GPTJForCausalLM", "torch.bfloat16", 6_831_104, 4096]
+    assert found["source"]["pretrained_model_name_or_path"] == HUB_NAME
+    assert len(found["source"]["revision"]) == 40, "pin a commit, not a branch"
+    assert (found["backend"], found["storage"]) == ("nccl", "/mnt/shared/ray_course")
+    for stage, config in found["configs"].items():
+        assert config["half"] == half
+        assert (config["fp16"], config["bf16"]) == (half == "fp16", half == "bf16")
+        assert config["stage"] == int(stage)
+        assert config["offload"] == "cpu"
+        assert config["offload_param"] == ("cpu" if stage == "3" else None)
+        assert config["pinned"] is True
+        assert (config["micro"], config["accumulation"], config["batch"]) == (4, 2, 128)
+        assert (config["clipping"], config["unfilled"]) == (1.0, False)
+        assert (config["checkpointing"], config["optimizer"], config["lr"]) == (True, "adamw", 1e-5)
+
+
+OTHER_REVISION = """
+size.revision = "0" * 40
+try:
+    AutoModelForCausalLM.from_pretrained(**model_source())
+except OSError as error:
+    print(json.dumps({"error": type(error).__name__}))
+"""
+
+
+def test_another_revision_is_not_loaded(hub: dict[str, str]) -> None:
+    """The local hub answers for the pinned commit only, so the test above can fail."""
+    found = run_with_cells(OTHER_REVISION, **hub)
+    assert found == {"error": "OSError"}
+
+
+WITHOUT_COMPILER = """
+import ray
+from helpers.session import ray_options
+
+ray.init(**ray_options(num_cpus=2))
+problem = ray.get(ray.remote(num_cpus=1)(compile_operators).remote())
+history = rehearse.train(globals(), steps=4, compiled=problem is None)
+divided = rehearse.train(globals(), steps=2, compiled=problem is None, zero_stage=3)
+print(json.dumps({"problem": problem, "history": history, "stage 3": divided}))
+"""
+
+
+def test_without_a_compiler_the_run_says_so_and_still_trains(tmp_path: Path) -> None:
+    found = run_with_cells(
+        WITHOUT_COMPILER,
+        CXX="no-such-compiler",
+        TORCH_EXTENSIONS_DIR=str(tmp_path / "operators"),
+        RAY_COURSE_RESULTS=str(tmp_path / "results"),
+        DS_ACCELERATOR="cpu",
+        HF_HUB_OFFLINE="1",
+    )
+    assert "no no-such-compiler was found" in found["problem"]
+    assert "apt-get install g++" in found["problem"]
+    losses = [entry["loss"] for entry in found["history"] if "loss" in entry]
+    assert len(losses) == 4
+    assert losses[-1] < losses[0]
+    with_stage_3 = [entry["loss"] for entry in found["stage 3"] if "loss" in entry]
+    assert len(with_stage_3) == 2
+    assert abs(with_stage_3[0] - losses[0]) < 0.2, "the same model and the same first blocks"
+
+
+@pytest.mark.fast
+def test_layers_that_fit() -> None:
+    one = rehearse.memory_needed(1)
+    assert rehearse.memory_needed(2) > one > 10e9
+    assert rehearse.layers_that_fit(one) == 1
+    assert rehearse.layers_that_fit(rehearse.memory_needed(5) - 1) == 4
+    assert rehearse.layers_that_fit(1e13) == 28
+    with pytest.raises(SystemExit, match="needs about .* GB of free memory, and this machine has 1"):
+        rehearse.layers_that_fit(1e9)
+
+
+@pytest.mark.fast
+def test_the_rehearsed_model_has_the_shape_of_gptj_6b() -> None:
+    config = rehearse.model_config(layers=1)
+    assert (config.n_embd, config.n_head, config.rotary_dim, config.vocab_size, config.n_positions) == (
+        4096, 16, 64, 50400, 2048,
+    )  # fmt: skip
+    assert rehearse.parameters(28) == 6_050_882_784
+
+
+@pytest.mark.fast
+def test_cells_of_the_notebook_are_found() -> None:
+    for name in ("def deepspeed_config", "def training_arguments", "def make_hf_trainer", "def scaling_config"):
+        assert name in cells_of_the_notebook()
