@@ -208,10 +208,11 @@ EXPECTATIONS: list[Expectation] = [
     Expectation("08_serve_gptj", "disconnect", r"all free (\d+) ms", "the time to free them", at_most=1500),
     Expectation("08_serve_gptj", "disconnect", r"tokens made: (\d+) of", "tokens made", at_least=8, at_most=1200),
     Expectation("08_serve_gptj", "kill", r"(\d+) complete\n", "complete answers", at_least=40),
-    Expectation("08_serve_gptj", "kill", r"(\d+) cut off", "answers cut off", at_least=1, at_most=8),
+    Expectation("08_serve_gptj", "kill", r"(\d+) cut off", "answers cut off", at_least=1, at_most=16),
     Expectation("08_serve_gptj", "kill", r"(\d+) of \d+ without an end", "clients that hang", equals="0"),
     Expectation("08_serve_gptj", "kill", r"replicas: (2 before, 2 after)", "replaced", equals="2 before, 2 after"),
-    Expectation("08_serve_gptj", "agree", r"difference: ([\d.]+)", "service and trainer", at_most=0.005),
+    # The trainer may have cut the text at other places, or computed in another number type.
+    Expectation("08_serve_gptj", "agree", r"difference: ([\d.]+)", "service and trainer", at_most=0.02),
     Expectation("08_serve_gptj", "ab-split", r"base: (\d+)%", "the share", at_least=33, at_most=67),
     # Perplexity falls by at least 4 times in notebook 07: a loss lower by 1.39.
     Expectation("08_serve_gptj", "ab-split", r"lowered the loss by ([\d.]+)", "the gain", at_least=1.39),

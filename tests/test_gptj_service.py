@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -26,6 +29,7 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError
 from ray.serve.schema import ServeDeploySchema
 from ray.util.state import list_actors
+from transformers import GPTJForCausalLM
 
 from cluster import gptj_service as service
 from helpers import data
@@ -70,6 +74,38 @@ def test_config_for_vllm_uses_names_that_ray_knows() -> None:
     assert LLMConfig.model_validate(model).model_id == "tuned"
     with pytest.raises(ValidationError):
         LLMConfig.model_validate(model | {"accelerator": "A10G"})
+
+
+def test_cluster_size_asks_for_a_gpu_for_each_replica() -> None:
+    large = {"base": "EleutherAI/gpt-j-6b", "replicas": 8, "slots": 32, "context": 2048, "cpus": 4, "gpus": 1}
+    bound = service.build(service.Settings(**large))._bound_deployment.init_kwargs
+    tuned, base = (bound[name]._bound_deployment for name in ("tuned", "base"))
+    assert (tuned.num_replicas, base.num_replicas) == (8, 1)
+    assert base.init_args == ("EleutherAI/gpt-j-6b", 2048)
+    for model in (tuned, base):
+        assert model.ray_actor_options["num_gpus"] == 1 and model.ray_actor_options["num_cpus"] == 4
+        assert model.user_config == {"slots": 32}
+
+
+@pytest.mark.parametrize(
+    ("reserved", "new", "dtype"), [([], True, "float32"), ([0], True, "bfloat16"), ([0], False, "float16")]
+)
+def test_number_type_fits_the_hardware(monkeypatch: pytest.MonkeyPatch, reserved: list, new: bool, dtype: str) -> None:
+    moved = []
+    monkeypatch.setattr(service.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(service.ray, "get_gpu_ids", lambda: reserved)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: new)
+    monkeypatch.setattr(GPTJForCausalLM, "to", lambda model, device: moved.append(device) or model)
+    model, _ = service.load(str(data.tiny_gptj()))
+    assert model.dtype == getattr(torch, dtype) and moved == ["cuda" if reserved else "cpu"]
+
+
+def test_engine_computes_in_half_precision(engine: Any, prompts: list[str]) -> None:
+    half = copy.copy(engine)
+    half.model = copy.deepcopy(engine.model).to(torch.bfloat16)
+    rows = [row_of(half, prompt, i) for i, prompt in enumerate(prompts[:6])]
+    made = tokens_of(half, rows, lambda step, under_way: 2)
+    assert [len(tokens) for tokens in made] == [5 + i % 23 for i in range(6)]
 
 
 @pytest.fixture(scope="module")
@@ -207,10 +243,29 @@ def test_other_replica_is_asked_only_before_the_first_piece(
 
 
 @pytest.fixture(scope="module")
-def url(serve_port: int) -> Iterator[str]:
-    serve.run(service.build(service.Settings(slots=4)), name="gptj", route_prefix="/gptj")
+def url(serve_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The service, deployed from the shipped config file as a reader would; all requests go to the tuned model."""
+    config = yaml.safe_load((CLUSTER / "gptj_service.yaml").read_text())
+    config["http_options"]["port"] = serve_port
+    (application,) = config["applications"]
+    application["route_prefix"] = "/gptj"
+    application["args"]["slots"] = 4
+    application["deployments"][0]["user_config"] = {"tuned": 1.0, "base": 0.0}
+    path = tmp_path_factory.mktemp("config") / "service.yaml"
+    path.write_text(yaml.safe_dump(config))
+    address = os.environ["RAY_API_SERVER_ADDRESS"]
+    command = [sys.executable, "-m", "ray.serve.scripts", "deploy", str(path), "--address", address]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    wait_for(lambda: serve.status().applications["gptj"].status == "RUNNING", 120)
     yield f"http://127.0.0.1:{serve_port}/gptj"
     serve.delete("gptj")
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> None:
+    end = time.time() + seconds
+    while not condition():
+        assert time.time() < end, f"not true after {seconds} seconds"
+        time.sleep(0.05)
 
 
 async def stream(session: aiohttp.ClientSession, url: str, order: dict) -> dict[str, Any]:
@@ -278,7 +333,7 @@ def test_score_is_the_loss_of_the_model(url: str, engine: Any) -> None:
 
 
 NAN = json.dumps(GOOD | {"temperature": float("nan")})
-SCORE = {"path": "/score"}
+SCORE, PATHS = {"path": "/score"}, ["/stream", "/generate"]
 BAD = {
     "not JSON": (422, {"data": "ROMEO."}),
     "JSON cut off": (422, {"data": '{"prompt": "RO'}),
@@ -320,14 +375,15 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("path", ["/stream", "/generate"])
-@pytest.mark.parametrize("name", BAD)
+BAD_CASES = [(name, path) for name in BAD for path in ([BAD[name][1].get("path")] if "path" in BAD[name][1] else PATHS)]
+
+
+@pytest.mark.parametrize(("name", "path"), BAD_CASES)
 def test_bad_input_gets_a_clear_answer_and_the_service_goes_on(url: str, name: str, path: str) -> None:
     expected, case = BAD[name]
-    if "path" in case and path != "/stream":
-        pytest.skip("it has a path of its own")
-    request = {"method": "POST", "path": path, "headers": JSON, "timeout": 60, **case}
-    reply = requests.request(url=url + request.pop("path"), **request)
+    request = {"method": "POST", "headers": JSON, "timeout": 60, **case, "url": url + path}
+    request.pop("path", None)
+    reply = requests.request(**request)
     assert reply.status_code == expected, reply.text[:300]
     sentence = reply.json()["detail"] if "json" in reply.headers["Content-Type"] else reply.text
     assert 5 <= len(sentence) <= 150 and not re.search("Traceback|Error", sentence), sentence
@@ -354,13 +410,6 @@ def states() -> tuple[int, int]:
     """Slots in use, and tokens made, over all replicas of the tuned model."""
     found = serve.get_deployment_handle("tuned", "gptj").broadcast("state").results(timeout_s=20)
     return sum(rows for rows, _ in found), sum(made for _, made in found)
-
-
-def wait_for(condition: Callable[[], bool], seconds: float) -> None:
-    end = time.time() + seconds
-    while not condition():
-        assert time.time() < end, f"not true after {seconds} seconds"
-        time.sleep(0.05)
 
 
 def test_client_that_leaves_frees_its_slot(url: str, prompts: list[str]) -> None:
