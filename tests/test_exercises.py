@@ -17,7 +17,7 @@ import ray
 import torch
 from ray import serve, tune
 
-from helpers.exercises import finetune, object_store, ray_data, start_here, tasks_and_actors, train
+from helpers.exercises import finetune, object_store, ray_data, serve_gptj, start_here, tasks_and_actors, train
 from helpers.exercises import serve as serving
 from helpers.exercises import tune as tuning
 from helpers.exercises.verdict import Verdict
@@ -676,6 +676,91 @@ def counts_up(parameters, card_gb, free_gb):
     return None
 
 
+# 08 --------------------------------------------------------------------------
+
+
+def top_p_where(stays, renormalised=True, sorted_back=True):
+    """An answer to exercise 1 of notebook 08 that keeps a token if stays(sum before it, its own, p)."""
+
+    def top_p(probabilities, p):
+        values, order = probabilities.sort(descending=True)
+        kept = torch.where(stays(values.cumsum(0) - values, values, p), values, 0.0)
+        kept = kept / kept.sum() if renormalised else kept
+        return torch.zeros_like(kept).index_copy(0, order, kept) if sorted_back else kept
+
+    return top_p
+
+
+def places_of_top_p(probabilities, p):
+    values, order = probabilities.sort(descending=True)
+    return order[values.cumsum(0) - values < p]
+
+
+def looks_at_each_piece(pieces, stop):
+    for piece in pieces:
+        if stop in piece:
+            yield piece.partition(stop)[0]
+            return
+        yield piece
+
+
+def shows_the_beginning_of_the_stop(pieces, stop):
+    seen = ""
+    for piece in pieces:
+        sent, seen = len(seen), seen + piece
+        if stop in seen:
+            if seen.index(stop) > sent:
+                yield seen[sent : seen.index(stop)]
+            return
+        yield piece
+
+
+def waits_for_the_end(pieces, stop):
+    text = "".join(pieces).partition(stop)[0]
+    if text:
+        yield text
+
+
+def holding(length, rest=True, all_pieces=False, with_stop=False):
+    """An answer to exercise 2 of notebook 08 that keeps back length(kept, stop) characters."""
+
+    def until(pieces, stop):
+        kept, found = "", False
+        for piece in pieces:
+            kept += "" if found else piece
+            if stop in kept and not found:
+                kept, found = kept.partition(stop)[0] + (stop if with_stop else ""), True
+            if found and not all_pieces:
+                break
+            if not found:
+                ready, kept = kept[: len(kept) - length(kept, stop)], kept[len(kept) - length(kept, stop) :]
+                if ready:
+                    yield ready
+        if kept and (rest or found):
+            yield kept
+
+    return until
+
+
+def right_length(kept, stop):
+    return max(n for n in range(len(stop)) if kept.endswith(stop[:n]))
+
+
+def list_of_pieces(pieces, stop):
+    return list(holding(right_length)(pieces, stop))
+
+
+def slots_with(vectors=2, free=0.1, weights=True, least=0, rounded=int, of_weights=None):
+    """An answer to exercise 3 of notebook 08, perhaps with something left out."""
+
+    def slots(gpu_gb, parameters, layers, width, context, bytes_each=2):
+        room = gpu_gb * 10**9 * (1 - free) - weights * parameters * (of_weights or bytes_each)
+        rows = rounded(room / (vectors * layers * width * context * bytes_each))
+        return rows if least is None else max(least, rows)
+
+    return slots
+
+
 WRONG: dict[tuple[str, int], tuple[Callable[[Any], Verdict], list[tuple[Any, str]]]] = {
     ("00_start_here", 1): (
         start_here.slow_squares,
@@ -926,6 +1011,42 @@ WRONG: dict[tuple[str, int], tuple[Callable[[Any], Verdict], list[tuple[Any, str
             (counts_to_16, "it fits"),
         ],
     ),
+    ("08_serve_gptj", 1): (
+        serve_gptj.top_p,
+        [
+            (top_p_where(lambda before, own, p: (before < p) & (own <= p)), "always stays"),
+            (top_p_where(lambda before, own, p: before + own <= p), "belongs to the set"),
+            (top_p_where(lambda before, own, p: before <= p), "The smallest set"),
+            (top_p_where(lambda before, own, p: before < p, renormalised=False), "divide what is left"),
+            (top_p_where(lambda before, own, p: before < p, sorted_back=False), "where its token stands"),
+            (places_of_top_p, "not their places"),
+        ],
+    ),
+    ("08_serve_gptj", 2): (
+        serve_gptj.until,
+        [
+            (looks_at_each_piece, "split over two pieces"),
+            (shows_the_beginning_of_the_stop, "the beginning of the stop"),
+            (waits_for_the_end, "Keep back only an end"),
+            (holding(lambda kept, stop: min(len(kept), len(stop) - 1)), "Keep back only an end"),
+            (holding(right_length, rest=False), "what you kept back is text"),
+            (holding(right_length, with_stop=True), "does not belong to the answer"),
+            (holding(right_length, all_pieces=True), "Return when the stop has come"),
+            (list_of_pieces, "Use yield"),
+        ],
+    ),
+    ("08_serve_gptj", 3): (
+        serve_gptj.slots,
+        [
+            (slots_with(vectors=1), "two vectors"),
+            (slots_with(free=0), "A tenth of the card"),
+            (slots_with(weights=False), "The weights take"),
+            (slots_with(least=None, rounded=math.floor), "not fewer"),
+            (slots_with(rounded=math.ceil), "round down"),
+            (slots_with(rounded=lambda rows: float(int(rows))), "makes it whole"),
+            (slots_with(of_weights=4), "Room:"),
+        ],
+    ),
 }
 CASES = [(*exercise, wrong, hint) for exercise, (_, cases) in WRONG.items() for wrong, hint in cases]
 
@@ -969,6 +1090,9 @@ OTHER_RIGHT = [
     (ray_data.save, save_after_emptying),
     (serving.replicas_needed, lambda n, each, at_once: int(max(1, -(-n * each // at_once)))),
     (serving.answer_batch, answers_in_a_tuple),
+    (serve_gptj.until, holding(right_length)),
+    (serve_gptj.top_p, top_p_where(lambda before, own, p: before < p)),
+    (serve_gptj.slots, slots_with()),
     (train.overall_accuracy, lambda rs: torch.tensor(sum(r["correct"] for r in rs) / sum(r["count"] for r in rs))),
     (train.steps_per_epoch, lambda n, workers, batch: len(range(0, len(range(0, n, workers)), batch))),
     (tuning.search_space, RIGHT_SPACE),

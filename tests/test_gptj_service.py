@@ -1,0 +1,486 @@
+"""The service of notebook 08: batches equal single answers, bad input, clients that leave, a killed replica."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import aiohttp
+import pyarrow.parquet as pq
+import pytest
+import ray
+import requests
+import torch
+import yaml
+from fastapi import HTTPException
+from pydantic import ValidationError
+from ray import serve
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import BackPressureError
+from ray.serve.schema import ServeDeploySchema
+from ray.util.state import list_actors
+from transformers import GPTJForCausalLM
+
+from cluster import gptj_service as service
+from helpers import data
+from tools.export_service import GPTJ_MODULE, formatted_module
+
+CLUSTER = GPTJ_MODULE.parent
+JSON = {"Content-Type": "application/json"}
+GOOD = {"prompt": "ROMEO.", "max_new_tokens": 5}
+
+
+# Without Ray ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.fast
+def test_module_is_the_code_of_the_notebook() -> None:
+    assert formatted_module(GPTJ_MODULE) == GPTJ_MODULE.read_text(), "run .venv/bin/python tools/export_service.py"
+
+
+@pytest.mark.fast
+def test_config_is_valid_and_keeps_to_this_machine() -> None:
+    config = yaml.safe_load((CLUSTER / "gptj_service.yaml").read_text())
+    schema = ServeDeploySchema.model_validate(config)
+    assert schema.http_options.host == "127.0.0.1"
+    (application,) = config["applications"]
+    module, function = application["import_path"].split(":")
+    assert module == service.__name__ and callable(getattr(service, function))
+    assert service.Settings(**application["args"]) == service.Settings()
+    assert [deployment["name"] for deployment in application["deployments"]] == ["Api"]
+    with pytest.raises(ValidationError):
+        service.Settings(replica=3)
+
+
+def test_config_for_vllm_uses_names_that_ray_knows() -> None:
+    # ray.serve.llm itself cannot be imported without vLLM; the class with the names can.
+    from ray.llm._internal.serve.core.configs.llm_config import LLMConfig
+
+    config = yaml.safe_load((CLUSTER / "gptj_vllm.yaml").read_text())
+    assert ServeDeploySchema.model_validate(config).http_options.host == "127.0.0.1"
+    (application,) = config["applications"]
+    assert application["import_path"] == "ray.serve.llm:build_openai_app"
+    (model,) = application["args"]["llm_configs"]
+    assert LLMConfig.model_validate(model).model_id == "tuned"
+    with pytest.raises(ValidationError):
+        LLMConfig.model_validate(model | {"accelerator": "A10G"})
+
+
+def test_cluster_size_asks_for_a_gpu_for_each_replica() -> None:
+    large = {"base": "EleutherAI/gpt-j-6b", "replicas": 8, "slots": 32, "context": 2048, "cpus": 4, "gpus": 1}
+    bound = service.build(service.Settings(**large))._bound_deployment.init_kwargs
+    tuned, base = (bound[name]._bound_deployment for name in ("tuned", "base"))
+    assert (tuned.num_replicas, base.num_replicas) == (8, 1)
+    assert base.init_args == ("EleutherAI/gpt-j-6b", 2048)
+    for model in (tuned, base):
+        assert model.ray_actor_options["num_gpus"] == 1 and model.ray_actor_options["num_cpus"] == 4
+        assert model.user_config == {"slots": 32}
+
+
+@pytest.mark.parametrize(
+    ("reserved", "new", "dtype"), [([], True, "float32"), ([0], True, "bfloat16"), ([0], False, "float16")]
+)
+def test_number_type_fits_the_hardware(monkeypatch: pytest.MonkeyPatch, reserved: list, new: bool, dtype: str) -> None:
+    moved = []
+    monkeypatch.setattr(service.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(service.ray, "get_gpu_ids", lambda: reserved)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: new)
+    monkeypatch.setattr(GPTJForCausalLM, "to", lambda model, device: moved.append(device) or model)
+    model, _ = service.load(str(data.tiny_gptj()))
+    assert model.dtype == getattr(torch, dtype) and moved == ["cuda" if reserved else "cpu"]
+
+
+def test_engine_computes_in_half_precision(engine: Any, prompts: list[str]) -> None:
+    half = copy.copy(engine)
+    half.model = copy.deepcopy(engine.model).to(torch.bfloat16)
+    rows = [row_of(half, prompt, i) for i, prompt in enumerate(prompts[:6])]
+    made = tokens_of(half, rows, lambda step, under_way: 2)
+    assert [len(tokens) for tokens in made] == [5 + i % 23 for i in range(6)]
+
+
+@pytest.fixture(scope="module")
+def prompts() -> list[str]:
+    table = pq.read_table(data.text_file("shakespeare", "validation"))
+    verses = [line for line in table.column("text").to_pylist() if line.strip()]
+    return ["\n".join(verses[31 * i : 31 * i + 1 + i % 5]) for i in range(40)]
+
+
+@pytest.fixture(scope="module")
+def engine() -> service.Engine:
+    return service.Engine(str(data.fine_tuned_gptj()))
+
+
+def row_of(engine: service.Engine, prompt: str, number: int) -> service.Row:
+    tokens = engine.tokenizer(prompt).input_ids
+    return service.Row(tokens, 5 + number % 23, temperature=number % 3 / 2, top_k=(0, 50)[number % 2], seed=number)
+
+
+def tokens_of(engine: service.Engine, rows: list[service.Row], let_in: Callable[[int, int], int]) -> list[list[int]]:
+    """What the engine makes of the rows, if let_in(step, rows under way) of them join in each step."""
+    waiting, made, steps = list(rows), {id(row): [] for row in rows}, 0
+    engine.keep([])
+    while waiting or engine.rows:
+        count = let_in(steps, len(engine.rows)) if engine.rows else 1
+        new, waiting, steps = waiting[:count], waiting[count:], steps + 1
+        engine.step(new)
+        for row in engine.rows:
+            made[id(row)].append(row.last)
+        engine.keep([row for row in engine.rows if row.left > 0])
+    return [made[id(row)] for row in rows]
+
+
+@pytest.mark.parametrize("together", [lambda step, under_way: 40, lambda step, under_way: max(0, 7 - under_way)])
+def test_rows_that_come_and_go_get_the_tokens_they_get_alone(engine: Any, prompts: list[str], together: Any) -> None:
+    def rows() -> list[service.Row]:
+        return [row_of(engine, prompt, i) for i, prompt in enumerate(prompts)]
+
+    alone = tokens_of(engine, rows(), lambda step, under_way: 0)
+    assert len({len(row.prompt) for row in rows()}) > 15, "the prompts must differ in length"
+    assert tokens_of(engine, rows(), together) == alone
+
+
+def test_greedy_answers_are_those_of_transformers(engine: Any, prompts: list[str]) -> None:
+    for prompt in prompts[:5]:
+        row = service.Row(engine.tokenizer(prompt).input_ids, 12)
+        ids = torch.tensor([row.prompt])
+        wanted = engine.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
+        assert tokens_of(engine, [row], lambda *_: 0) == [wanted[0, len(row.prompt) :].tolist()]
+
+
+def test_losses_do_not_see_the_fill(engine: Any, prompts: list[str]) -> None:
+    texts = [engine.tokenizer(prompt).input_ids for prompt in prompts[:6]]
+    alone = [engine.model(input_ids=(ids := torch.tensor([t])), labels=ids).loss.item() for t in texts]
+    assert service.losses(engine.model, texts) == pytest.approx(alone, abs=1e-4)
+
+
+def test_letter_of_several_tokens_comes_whole(engine: Any) -> None:
+    text = "O Romé, ☾ and 𝄞!"
+
+    async def gather() -> list[dict]:
+        row = service.Row([1], 100)
+        for token in [*engine.tokenizer(text).input_ids, None]:
+            row.out.put_nowait(token)
+        return [piece async for piece in service.texts(row, engine.tokenizer, pause=1e-9)]
+
+    pieces = asyncio.run(gather())
+    assert "".join(piece["text"] for piece in pieces) == text
+    assert len(pieces) > 5 and not any("\ufffd" in piece["text"] for piece in pieces)
+
+
+def test_rows_hear_of_an_error_in_the_engine() -> None:
+    class Broken:
+        rows: list[service.Row] = []
+
+        def step(self, new: list[service.Row]) -> None:
+            raise ValueError("out of memory")
+
+    async def ask() -> None:
+        scheduler, row = service.Scheduler(Broken()), service.Row([1], 5)
+        scheduler.add(row)
+        async for _ in service.texts(row, None, 1):
+            pass
+
+    with pytest.raises(ValueError, match="out of memory"):
+        asyncio.run(asyncio.wait_for(ask(), 5))
+
+
+class Method:
+    """Stands for a method of a handle: each call gives some pieces, then raises what it is told."""
+
+    def __init__(self, *calls: tuple[int, Exception | None]) -> None:
+        self.calls = list(calls)
+
+    async def remote(self, order: dict) -> AsyncIterator[dict]:
+        count, error = self.calls.pop(0)
+        for number in range(count):
+            yield {"text": str(number)}
+        if error is not None:
+            raise error
+
+
+@pytest.mark.parametrize(
+    ("calls", "texts", "message"),
+    [
+        ([(2, None)], "01", ""),
+        ([(0, RayActorError()), (0, RayActorError()), (2, None)], "01", ""),
+        ([(1, RayActorError()), (2, None)], "0", "the replica was lost: ask again"),
+        ([(0, RayActorError())] * 4, "", "the replica was lost: ask again"),
+        ([(0, BackPressureError(num_queued_requests=1, max_queued_requests=1))], "", "busy: try again later"),
+    ],
+)
+@pytest.mark.fast
+def test_other_replica_is_asked_only_before_the_first_piece(
+    monkeypatch: pytest.MonkeyPatch, calls: list, texts: str, message: str
+) -> None:
+    async def at_once(seconds: float) -> None: ...
+
+    async def gather() -> tuple[str, str]:
+        seen = ""
+        try:
+            async for piece in service.pieces(Method(*calls), {"model": "tuned", "seed": 7}):
+                assert (piece["model"], piece["seed"]) == ("tuned", 7)
+                seen += piece["text"]
+        except HTTPException as error:
+            assert error.status_code == 503
+            return seen, error.detail
+        return seen, ""
+
+    monkeypatch.setattr(service.asyncio, "sleep", at_once)
+    assert asyncio.run(gather()) == (texts, message)
+
+
+# With Ray Serve -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def url(serve_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The service, deployed from the shipped config file as a reader would; all requests go to the tuned model."""
+    config = yaml.safe_load((CLUSTER / "gptj_service.yaml").read_text())
+    config["http_options"]["port"] = serve_port
+    (application,) = config["applications"]
+    application["route_prefix"] = "/gptj"
+    application["args"]["slots"] = 4
+    application["deployments"][0]["user_config"] = {"tuned": 1.0, "base": 0.0}
+    path = tmp_path_factory.mktemp("config") / "service.yaml"
+    path.write_text(yaml.safe_dump(config))
+    address = os.environ["RAY_API_SERVER_ADDRESS"]
+    command = [sys.executable, "-m", "ray.serve.scripts", "deploy", str(path), "--address", address]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    wait_for(lambda: serve.status().applications["gptj"].status == "RUNNING", 120)
+    yield f"http://127.0.0.1:{serve_port}/gptj"
+    serve.delete("gptj")
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> None:
+    end = time.time() + seconds
+    while not condition():
+        assert time.time() < end, f"not true after {seconds} seconds"
+        time.sleep(0.05)
+
+
+async def stream(session: aiohttp.ClientSession, url: str, order: dict) -> dict[str, Any]:
+    """What a client has seen in the end; "end" says how it ended."""
+    seen: dict[str, Any] = {"text": "", "end": "hung"}
+    try:
+        async with session.post(f"{url}/stream", json=order) as reply:
+            async for line in reply.content:
+                piece = json.loads(line)
+                seen["text"] += piece.pop("text", "")
+                seen |= piece
+            seen["end"] = next((end for end in ("done", "error") if end in seen), f"status {reply.status}, no end")
+    except aiohttp.ClientError as error:
+        seen["end"] = f"broken: {type(error).__name__}"
+    except TimeoutError:
+        pass  # it hung
+    return seen
+
+
+def streams(url: str, orders: list[dict], meanwhile: Callable[[], None] = lambda: None) -> list[dict[str, Any]]:
+    """All orders at once; calls `meanwhile` in a thread."""
+
+    async def run() -> list[dict[str, Any]]:
+        timeout, connector = aiohttp.ClientTimeout(90), aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
+            thread = asyncio.create_task(asyncio.to_thread(meanwhile))
+            seen = await asyncio.gather(*(stream(session, url, order) for order in orders))
+            await thread
+            return seen
+
+    return asyncio.run(run())
+
+
+def orders_for(prompts: list[str], most: int) -> list[dict]:
+    return [
+        {"prompt": prompt, "max_new_tokens": most + i % 7, "temperature": i % 2, "seed": i}
+        for i, prompt in enumerate(prompts)
+    ]
+
+
+def test_answers_together_equal_those_alone(url: str, prompts: list[str]) -> None:
+    orders = orders_for(prompts[:32], most=12)
+    together = streams(url, orders)
+    assert Counter(seen["end"] for seen in together) == {"done": 32}
+    for order, seen in zip(orders, together, strict=True):
+        alone = requests.post(f"{url}/generate", json=order, timeout=60).json()
+        assert (alone["text"], alone["tokens"]) == (seen["text"], seen["tokens"])
+        assert alone["tokens"] == order["max_new_tokens"] or alone["done"] == "end"
+
+
+def test_without_a_seed_answers_differ_and_say_how_to_repeat_them(url: str) -> None:
+    order = {"prompt": "JULIET.\n", "max_new_tokens": 20}
+    first, second = (requests.post(f"{url}/generate", json=order, timeout=60).json() for _ in range(2))
+    assert first["text"] != second["text"]
+    again = requests.post(f"{url}/generate", json=order | {"seed": first["seed"]}, timeout=60).json()
+    assert again == first
+
+
+def test_score_is_the_loss_of_the_model(url: str, engine: Any) -> None:
+    tokens = engine.tokenizer("To be, or not to be, that is the question").input_ids
+    reply = requests.post(f"{url}/score", json={"tokens": tokens, "model": "tuned"}, timeout=60).json()
+    assert reply["loss"] == pytest.approx(service.losses(engine.model, [tokens])[0], abs=1e-4)
+    base = requests.post(f"{url}/score", json={"tokens": tokens, "model": "base"}, timeout=60).json()
+    assert base["model"] == "base" and base["loss"] > reply["loss"]
+
+
+NAN = json.dumps(GOOD | {"temperature": float("nan")})
+SCORE, PATHS = {"path": "/score"}, ["/stream", "/generate"]
+BAD = {
+    "not JSON": (422, {"data": "ROMEO."}),
+    "JSON cut off": (422, {"data": '{"prompt": "RO'}),
+    "nested too deep": (400, {"data": "[" * 5000}),
+    "not UTF-8": (400, {"data": b"\xff\xfe\x00"}),
+    "empty": (422, {"data": ""}),
+    "null": (422, {"data": "null"}),
+    "list": (422, {"json": [GOOD]}),
+    "no prompt": (422, {"json": {"max_new_tokens": 5}}),
+    "prompt of a wrong type": (422, {"json": GOOD | {"prompt": 5}}),
+    "prompt null": (422, {"json": GOOD | {"prompt": None}}),
+    "empty prompt": (422, {"json": GOOD | {"prompt": ""}}),
+    "half a surrogate": (422, {"data": '{"prompt": "\\ud800"}'}),
+    "long prompt": (422, {"json": GOOD | {"prompt": "word " * 1900}}),
+    "very long prompt": (422, {"json": GOOD | {"prompt": "word " * 3000}}),
+    "prompt and answer too long": (422, {"json": {"prompt": "word " * 100, "max_new_tokens": 200}}),
+    "no token": (422, {"json": GOOD | {"max_new_tokens": 0}}),
+    "too many tokens": (422, {"json": GOOD | {"max_new_tokens": 5000}}),
+    "1.5 tokens": (422, {"json": GOOD | {"max_new_tokens": 1.5}}),
+    "tokens as text": (422, {"json": GOOD | {"max_new_tokens": "5"}}),
+    "tokens true": (422, {"json": GOOD | {"max_new_tokens": True}}),
+    "cold": (422, {"json": GOOD | {"temperature": -0.1}}),
+    "hot": (422, {"json": GOOD | {"temperature": 2.1}}),
+    "NaN": (422, {"data": NAN}),
+    "infinite": (422, {"data": NAN.replace("NaN", "1e999")}),
+    "top_k below 0": (422, {"json": GOOD | {"top_k": -1}}),
+    "seed below 0": (422, {"json": GOOD | {"seed": -1}}),
+    "seed too large": (422, {"json": GOOD | {"seed": 2**70}}),
+    "unknown field": (422, {"json": GOOD | {"max_length": 20}}),
+    "unknown model": (422, {"json": GOOD | {"model": "gpt-5"}}),
+    "5 MB": (413, {"data": b" " * 5_000_000}),
+    "wrong method": (405, {"method": "GET"}),
+    "wrong route": (404, {"path": "/chat"}),
+    "one token": (422, {**SCORE, "json": {"tokens": [1]}}),
+    "no such token": (422, {**SCORE, "json": {"tokens": [1, 99_999]}}),
+    "token below 0": (422, {**SCORE, "json": {"tokens": [1, -1]}}),
+    "token of a wrong type": (422, {**SCORE, "json": {"tokens": [1, "2"]}}),
+    "too many tokens to score": (422, {**SCORE, "json": {"tokens": [1] * 1000}}),
+}
+
+
+BAD_CASES = [(name, path) for name in BAD for path in ([BAD[name][1].get("path")] if "path" in BAD[name][1] else PATHS)]
+
+
+@pytest.mark.parametrize(("name", "path"), BAD_CASES)
+def test_bad_input_gets_a_clear_answer_and_the_service_goes_on(url: str, name: str, path: str) -> None:
+    expected, case = BAD[name]
+    request = {"method": "POST", "headers": JSON, "timeout": 60, **case, "url": url + path}
+    request.pop("path", None)
+    reply = requests.request(**request)
+    assert reply.status_code == expected, reply.text[:300]
+    sentence = reply.json()["detail"] if "json" in reply.headers["Content-Type"] else reply.text
+    assert 5 <= len(sentence) <= 150 and not re.search("Traceback|Error", sentence), sentence
+    assert requests.post(f"{url}/generate", json=GOOD, timeout=60).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        {"prompt": "\x00\t ", "max_new_tokens": 3},
+        {"prompt": "日本 🎭 é", "max_new_tokens": 3, "top_k": 1000, "temperature": 2},
+        {"prompt": "<|endoftext|>", "max_new_tokens": 3, "top_k": 1, "seed": 2**63 - 1},
+        {"prompt": "a", "max_new_tokens": 255, "temperature": 5e-324, "seed": 0},
+        {"prompt": "a", "max_new_tokens": 3, "temperature": 0.0100001, "top_k": 0},
+    ],
+)
+def test_odd_but_good_input_is_answered(url: str, order: dict) -> None:
+    reply = requests.post(f"{url}/generate", json=order, timeout=60)
+    assert reply.status_code == 200, reply.text
+    assert reply.json()["tokens"] == order["max_new_tokens"] or reply.json()["done"] == "end"
+
+
+def states() -> tuple[int, int]:
+    """Slots in use, and tokens made, over all replicas of the tuned model."""
+    found = serve.get_deployment_handle("tuned", "gptj").broadcast("state").results(timeout_s=20)
+    return sum(rows for rows, _ in found), sum(made for _, made in found)
+
+
+def leave(url: str, clients: int, when: Callable[[], None]) -> tuple[int, int]:
+    """Clients ask for long answers and hang up when `when` returns; tokens asked for, and tokens made."""
+    order = {"prompt": "MACBETH", "max_new_tokens": 240, "temperature": 0}
+
+    async def run() -> None:
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+            tasks = [asyncio.create_task(stream(session, url, order)) for _ in range(clients)]
+            await asyncio.to_thread(when)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    before = states()[1]
+    asyncio.run(run())
+    wait_for(lambda: states()[0] == 0, 10)
+    return clients * 240, states()[1] - before
+
+
+def test_clients_that_leave_free_their_slots(url: str) -> None:
+    asked, made = leave(url, clients=4, when=lambda: wait_for(lambda: states()[0] == 4, 10))
+    assert made < asked / 2, "the model went on for nobody"
+
+
+def test_waiting_clients_that_leave_are_never_begun(url: str) -> None:
+    asked, made = leave(url, clients=24, when=lambda: time.sleep(0.4))
+    assert made < asked / 3
+    assert requests.post(f"{url}/generate", json=GOOD, timeout=60).status_code == 200
+
+
+def replica_pids() -> set[int]:
+    actors = list_actors(filters=[("state", "=", "ALIVE")])
+    return {actor.pid for actor in actors if actor.class_name == "ServeReplica:gptj:tuned"}
+
+
+def test_no_client_hangs_when_a_replica_dies_under_32_streams(url: str, prompts: list[str]) -> None:
+    orders, before = orders_for(prompts[:32], most=120), replica_pids()
+    assert len(before) == 2
+
+    def kill() -> None:
+        time.sleep(0.7)  # full replicas would answer states() late
+        os.kill(min(before), signal.SIGKILL)
+
+    seen = streams(url, orders, meanwhile=kill)
+    ends = Counter(end["end"] for end in seen)
+    assert set(ends) == {"done", "error"} and ends["error"] <= 4, ends
+    assert {end["error"] for end in seen if "error" in end} == {"the replica was lost: ask again"}
+    retried = sum(end.get("tries", 1) > 1 for end in seen)
+    assert 1 <= ends["error"] + retried <= 8, "the killed replica held up to 4 rows, and as many that waited"
+    # Whoever was cut off asks again, and gets an answer that begins with what was seen.
+    for order, end in zip(orders, seen, strict=True):
+        if end["end"] == "error" or end["tries"] > 1:
+            again = requests.post(f"{url}/generate", json=order, timeout=60).json()
+            assert again["text"].startswith(end["text"])
+    wait_for(lambda: len(replica_pids()) == 2 and bool(replica_pids() - before), 60)
+
+
+def test_full_service_refuses_at_once(serve_port: int) -> None:
+    class Slow:
+        async def stream(self, order: dict) -> AsyncIterator[dict]:
+            await asyncio.sleep(1)
+            yield {"text": "", "tokens": 1, "done": "length"}
+
+    model = serve.deployment(name="slow", ray_actor_options={"num_cpus": 0.1}, max_ongoing_requests=1)(Slow)
+    api = service.Api.options(ray_actor_options={"num_cpus": 0.1}, max_ongoing_requests=100)
+    serve.run(api.bind(tuned=model.options(max_queued_requests=2).bind()), name="slow", route_prefix="/slow")
+    try:
+        seen = streams(f"http://127.0.0.1:{serve_port}/slow", [GOOD] * 12)
+    finally:
+        serve.delete("slow")
+    assert {end["end"] for end in seen} == {"done", "status 503, no end"}
+    assert {end["detail"] for end in seen if "detail" in end} == {"busy: try again later"}
+    assert ray.is_initialized()
