@@ -190,14 +190,19 @@ def test_without_a_compiler_the_run_says_so_and_still_trains(tmp_path: Path) -> 
 
 
 @pytest.mark.fast
-def test_layers_that_fit() -> None:
-    one = rehearse.memory_needed(1)
-    assert rehearse.memory_needed(2) > one > 10e9
-    assert rehearse.layers_that_fit(one) == 1
-    assert rehearse.layers_that_fit(rehearse.memory_needed(5) - 1) == 4
-    assert rehearse.layers_that_fit(1e13) == 28
-    with pytest.raises(SystemExit, match="needs about .* GB of free memory, and this machine has 1"):
-        rehearse.layers_that_fit(1e9)
+def test_workers_and_layers_that_fit() -> None:
+    def free(layers: int, workers: int) -> float:
+        return rehearse.memory_needed(layers, workers) / rehearse.SHARE_OF_FREE
+
+    assert 15e9 < free(1, 1) < free(1, 2)
+    assert rehearse.fitting(free(1, 1) + 1) == (1, 1)
+    assert rehearse.fitting(free(1, 2) - 1)[0] == 1
+    assert rehearse.fitting(free(1, 2) + 1) == (2, 1)
+    assert rehearse.fitting(free(5, 2) - 1) == (2, 4)
+    assert rehearse.fitting(free(3, 1) + 1, workers=1) == (1, 3)
+    assert rehearse.fitting(1e13) == (2, 28)
+    with pytest.raises(SystemExit, match="needs about 2. GB of free memory, and this machine has 1"):
+        rehearse.fitting(1e9)
 
 
 @pytest.mark.fast

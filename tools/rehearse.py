@@ -6,7 +6,7 @@
 Width, heads, rotary dimensions, positions and vocabulary are those of
 GPT-J-6B; the number of layers is what fits into the free memory. The weights
 are random, and no checkpoint is written. What the notebook does with 16 GPUs
-happens here with two processes: Ray Data, Ray Train, Trainer, DeepSpeed with
+happens here with two processes (or one, if two do not fit): Ray Data, Ray Train, Trainer, DeepSpeed with
 ZeRO and offloading, built by the functions of the notebook. Opt-in: it takes minutes and most of the machine's memory.
 """
 
@@ -27,10 +27,11 @@ NOTEBOOK = REPOSITORY / "notebooks" / "07_finetune_gptj.ipynb"
 TAG = "finetune"
 MAX_LAYERS = 28
 GB = 1e9
-# Bytes for each parameter on one machine with two workers: weights and gradients of both
-# in 16 bits (8), Adam's numbers (12), gradients in 32 bits beside the offloaded Adam (4).
-BYTES_PER_PARAMETER = 24
-FIXED_BYTES = 4 * GB  # Ray, and three processes with PyTorch, Transformers and DeepSpeed
+# Measured with one worker and one layer: 18 GB at most. Divided are Adam's numbers and the gradients
+# in 32 bits, with buffers (20 bytes per parameter); each worker has weights and gradients in 16 bits.
+BYTES_OF_ALL, BYTES_OF_EACH = 20, 7
+FIXED_BYTES = 2 * GB  # of each worker: PyTorch, Transformers, DeepSpeed, a part of Ray
+SHARE_OF_FREE = 0.9  # Ray ends workers when the memory is nearly full
 
 
 def run_cells(namespace: dict[str, Any]) -> None:
@@ -109,20 +110,23 @@ def parameters(layers: int) -> int:
         return GPTJForCausalLM(model_config(layers)).num_parameters()
 
 
-def memory_needed(layers: int) -> float:
+def memory_needed(layers: int, workers: int) -> float:
     """Bytes that the rehearsal takes on this machine."""
-    return FIXED_BYTES + BYTES_PER_PARAMETER * parameters(layers)
+    each = BYTES_OF_ALL + BYTES_OF_EACH * workers
+    return workers * FIXED_BYTES + each * parameters(layers)
 
 
-def layers_that_fit(free_bytes: float) -> int:
-    """The largest number of layers whose training fits into the free memory."""
-    one, per_layer = memory_needed(1), memory_needed(2) - memory_needed(1)
-    if free_bytes < one:
-        raise SystemExit(
-            f"One layer needs about {one / GB:.0f} GB of free memory, and this machine has {free_bytes / GB:.0f}. "
-            "Close other programs, or rehearse on a larger machine."
-        )
-    return min(MAX_LAYERS, 1 + int((free_bytes - one) // per_layer))
+def fitting(free_bytes: float, workers: int | None = None) -> tuple[int, int]:
+    """Workers (two, or one) and the largest number of layers whose training fits into the free memory."""
+    room = SHARE_OF_FREE * free_bytes
+    for count in [workers] if workers else [2, 1]:
+        one, per_layer = memory_needed(1, count), memory_needed(2, count) - memory_needed(1, count)
+        if one <= room:
+            return count, min(MAX_LAYERS, 1 + int((room - one) // per_layer))
+    raise SystemExit(
+        f"One layer needs about {one / SHARE_OF_FREE / GB:.0f} GB of free memory, and this machine has "
+        f"{free_bytes / GB:.0f}. Close other programs, or rehearse on a larger machine."
+    )
 
 
 def save_random_model(layers: int, folder: Path, tokenizer: Any) -> None:
@@ -136,7 +140,7 @@ def save_random_model(layers: int, folder: Path, tokenizer: Any) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def rehearse(layers: int, steps: int) -> None:
+def rehearse(layers: int, workers: int, steps: int) -> None:
     """Make the model, train it, and tell what was seen."""
     names: dict[str, Any] = {"__name__": "__main__"}
     run_cells(names)
@@ -150,7 +154,8 @@ def rehearse(layers: int, steps: int) -> None:
         )
         save_random_model(layers, folder, names["tokenizer"])
         size = names["size"]
-        size.model, size.revision, size.batch_per_worker = str(folder), None, 1
+        size.model, size.revision, size.batch_per_worker, size.workers = str(folder), None, 1, workers
+        size.learning_rate = 1e-5  # that of the cluster; a wide model does not bear more
         from helpers.deepspeed_operators import compile_operators
         from helpers.session import ray_options
 
@@ -175,12 +180,19 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--layers", type=int, help="default: as many as fit into the free memory")
+    parser.add_argument(
+        "--workers", type=int, choices=(1, 2), help="default: 2 as in the notebook, or 1 if 2 do not fit"
+    )
     parser.add_argument("--steps", type=int, default=3, help="1 to 10 (default: 3)")
     asked = parser.parse_args()
     # Before Ray starts; the same as in the notebook, at laptop size.
     os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(REPOSITORY / "results" / "torch_extensions"))
     os.environ.update(RAY_COURSE_SIZE="laptop", DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="", HF_HUB_OFFLINE="1")
-    rehearse(asked.layers or layers_that_fit(psutil.virtual_memory().available), asked.steps)
+    workers, layers = asked.workers, asked.layers
+    if not (workers and layers):
+        workers, fit = fitting(psutil.virtual_memory().available, workers)
+        layers = layers or fit
+    rehearse(layers, workers, asked.steps)
 
 
 if __name__ == "__main__":
