@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from helpers import data
 
 
-def load(folder):
+def load(folder, revision=None):
     """Model and tokenizer: on a GPU if Ray has reserved one for this process."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
@@ -36,8 +36,9 @@ def load(folder):
     if ray.is_initialized() and ray.get_gpu_ids():
         new = torch.cuda.is_bf16_supported()
         device, dtype = "cuda", torch.bfloat16 if new else torch.float16
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-    return model.to(device).eval(), AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, revision=revision)
+    tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision)
+    return model.to(device).eval(), tokenizer
 
 
 def forward(model, ids, mask, positions, cache=None, last=1):
@@ -127,8 +128,8 @@ def read_last(model, rows, memory):
 class Engine:
     """Holds the rows under way; each step computes a token for all of them."""
 
-    def __init__(self, folder):
-        self.model, self.tokenizer = load(folder)
+    def __init__(self, folder, revision=None):
+        self.model, self.tokenizer = load(folder, revision)
         self.rows, self.memory, self.made = [], None, 0
 
     def step(self, new):
@@ -148,26 +149,32 @@ class Engine:
     def keep(self, rows):
         if rows and len(rows) < len(self.rows):
             self.memory.keep([self.rows.index(row) for row in rows])
-        self.rows = rows
+        self.rows, self.memory = rows, self.memory if rows else None
 
 
-async def step(engine, waiting, slots):
-    """One token for each row; returns the rows that were let in."""
-    new = waiting[: max(0, slots - len(engine.rows))]
-    await asyncio.to_thread(engine.step, new)
+async def step(engine, new):
+    """One token for each row, old and new; returns whether it worked."""
+    try:
+        await asyncio.to_thread(engine.step, new)
+    except Exception as error:  # whoever took part must hear of it
+        for row in {*engine.rows, *new}:
+            row.out.put_nowait(error)
+        engine.keep([])
+        return False
     for row in engine.rows:
         row.out.put_nowait(row.last)
         if row.left == 0:
             row.out.put_nowait(None)
     engine.keep([row for row in engine.rows if row.left > 0 and not row.gone])
-    return new
+    return True
 
 
 class Scheduler:
     """Runs the engine as long as there are rows."""
 
     def __init__(self, engine):
-        self.engine, self.slots, self.waiting, self.task = engine, 1, [], None
+        self.engine, self.slots, self.waiting = engine, 1, []
+        self.task, self.failures = None, 0  # failures: in a row
 
     def add(self, row):
         self.waiting.append(row)
@@ -180,13 +187,10 @@ class Scheduler:
 
     async def run(self):
         while self.waiting or self.engine.rows:
-            try:
-                new = await step(self.engine, self.waiting, self.slots)
-                self.waiting = [row for row in self.waiting if row not in new]
-            except Exception as error:  # whoever waits must hear of it
-                for row in self.engine.rows + self.waiting:
-                    row.out.put_nowait(error)
-                self.engine.rows, self.waiting = [], []
+            free = max(0, self.slots - len(self.engine.rows))
+            new, self.waiting = self.waiting[:free], self.waiting[free:]
+            worked = await step(self.engine, new)
+            self.failures = 0 if worked else self.failures + 1
 
 
 def to_row(order, tokenizer, context):
@@ -217,9 +221,13 @@ async def texts(row, tokenizer, pause):
 
 
 class Writer:
-    def __init__(self, folder, context):
-        self.engine, self.context = Engine(folder), context
+    def __init__(self, folder, context, revision=None):
+        folder = str(folder() if callable(folder) else folder)
+        self.engine, self.context = Engine(folder, revision), context
         self.scheduler = Scheduler(self.engine)
+        places = self.engine.model.config.n_positions
+        if context > places:
+            raise ValueError(f"context is {context}, positions of {folder}: {places}")
 
     def reconfigure(self, config):
         self.scheduler.slots = config["slots"]
@@ -249,6 +257,10 @@ def losses(model, texts):
 
 @serve.deployment
 class Model(Writer):
+    def check_health(self):
+        if self.scheduler.failures >= 3:
+            raise RuntimeError("three steps failed in a row")
+
     async def score(self, order):
         tokens, known = order["tokens"], len(self.engine.tokenizer)
         if len(tokens) > self.context or max(tokens) >= known:
@@ -308,7 +320,7 @@ async def explain(request, error):
 async def pieces(method, order):
     """The pieces of an answer; before the first, a lost replica does not matter."""
     about, begun = {"model": order["model"], "seed": order["seed"]}, False
-    for tries, wait in enumerate((0.1, 0.5, 2, None), start=1):
+    for tries, wait in enumerate((0.1, 1, None), start=1):
         try:
             async for piece in method.remote(order):
                 begun = True
@@ -320,6 +332,10 @@ async def pieces(method, order):
             if begun or wait is None:
                 raise HTTPException(503, "the replica was lost: ask again") from None
             await asyncio.sleep(wait)
+        except RayTaskError as error:
+            if isinstance(error, HTTPException):  # what the model says about a request
+                raise
+            raise HTTPException(500, "the model failed") from None
 
 
 async def lines(first, rest):
@@ -327,8 +343,8 @@ async def lines(first, rest):
         yield json.dumps(first) + "\n"
         async for piece in rest:
             yield json.dumps(piece) + "\n"
-    except (HTTPException, RayTaskError) as error:
-        yield json.dumps({"error": getattr(error, "detail", "the model failed")}) + "\n"
+    except HTTPException as error:
+        yield json.dumps({"error": error.detail}) + "\n"
 
 
 class Split:
@@ -336,10 +352,11 @@ class Split:
         self.models = {name: m.options(stream=True) for name, m in models.items()}
 
     def reconfigure(self, shares):
+        if not set(shares) <= set(self.models) or sum(shares.values()) <= 0:
+            raise ValueError(f"expected shares of {list(self.models)}, found {shares}")
         self.shares = dict(shares)
 
     def choose(self, request, **more):
-        """A model, and what it is asked."""
         order = request.model_dump() | more
         if order["model"] is None:
             order["model"] = random.choices(list(self.shares), self.shares.values())[0]
@@ -374,6 +391,7 @@ class Api(Split):
 class Settings(BaseModel, extra="forbid"):
     tuned: str | None = None  # folder or name on the hub; None: that of the course
     base: str | None = None
+    base_revision: str | None = None  # a commit, for a name on the hub
     replicas: int = Field(2, ge=1)  # of the tuned model; the base model has one
     slots: int = Field(8, ge=1)
     context: int = Field(256, ge=2)
@@ -387,6 +405,7 @@ def build(settings: Settings) -> serve.Application:
         max_ongoing_requests=2 * settings.slots,
         max_queued_requests=200,
         max_surge_percent=50,
+        graceful_shutdown_timeout_s=120,  # an update lets answers end
         user_config={"slots": settings.slots},
     )
     tuned = model.options(name="tuned", num_replicas=settings.replicas)
@@ -394,11 +413,14 @@ def build(settings: Settings) -> serve.Application:
     api = Api.options(
         ray_actor_options={"num_cpus": 0.1},
         max_ongoing_requests=500,
+        max_queued_requests=200,
         max_surge_percent=100,
+        graceful_shutdown_timeout_s=120,
     )
+    context, revision = settings.context, settings.base_revision
     return api.bind(
-        tuned=tuned.bind(settings.tuned or str(data.fine_tuned_gptj()), settings.context),
-        base=base.bind(settings.base or str(data.tiny_gptj()), settings.context),
+        tuned=tuned.bind(settings.tuned or data.fine_tuned_gptj, context),
+        base=base.bind(settings.base or data.tiny_gptj, context, revision),
     )
 
 

@@ -691,6 +691,13 @@ def top_p_where(stays, renormalised=True, sorted_back=True):
     return top_p
 
 
+def keeps_ties(probabilities, p):
+    values, _ = probabilities.sort(descending=True)
+    last = values[(values.cumsum(0) - values < p).sum() - 1]
+    kept = torch.where(probabilities >= last, probabilities, 0.0)
+    return kept / kept.sum()
+
+
 def places_of_top_p(probabilities, p):
     values, order = probabilities.sort(descending=True)
     return order[values.cumsum(0) - values < p]
@@ -744,6 +751,22 @@ def holding(length, rest=True, all_pieces=False, with_stop=False):
 
 def right_length(kept, stop):
     return max(n for n in range(len(stop)) if kept.endswith(stop[:n]))
+
+
+def looks_from_the_end(pieces, stop):
+    kept = ""
+    for piece in pieces:
+        kept += piece
+        before, found, _ = kept.rpartition(stop)
+        if found:
+            yield from [before] if before else []
+            return
+        ready = len(kept) - right_length(kept, stop)
+        if ready:
+            yield kept[:ready]
+        kept = kept[ready:]
+    if kept:
+        yield kept
 
 
 def list_of_pieces(pieces, stop):
@@ -1020,6 +1043,7 @@ WRONG: dict[tuple[str, int], tuple[Callable[[Any], Verdict], list[tuple[Any, str
             (top_p_where(lambda before, own, p: before < p, renormalised=False), "divide what is left"),
             (top_p_where(lambda before, own, p: before < p, sorted_back=False), "where its token stands"),
             (places_of_top_p, "not their places"),
+            (keeps_ties, "as many stay as are needed"),
         ],
     ),
     ("08_serve_gptj", 2): (
@@ -1033,6 +1057,7 @@ WRONG: dict[tuple[str, int], tuple[Callable[[Any], Verdict], list[tuple[Any, str
             (holding(right_length, with_stop=True), "does not belong to the answer"),
             (holding(right_length, all_pieces=True), "Return when the stop has come"),
             (list_of_pieces, "Use yield"),
+            (looks_from_the_end, "The first stop ends it"),
         ],
     ),
     ("08_serve_gptj", 3): (

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import aiohttp
+import nbformat
 import pyarrow.parquet as pq
 import pytest
 import ray
@@ -32,7 +33,7 @@ from ray.util.state import list_actors
 from transformers import GPTJForCausalLM
 
 from cluster import gptj_service as service
-from helpers import data
+from helpers import data, sizes
 from tools.export_service import GPTJ_MODULE, formatted_module
 
 CLUSTER = GPTJ_MODULE.parent
@@ -77,14 +78,47 @@ def test_config_for_vllm_uses_names_that_ray_knows() -> None:
 
 
 def test_cluster_size_asks_for_a_gpu_for_each_replica() -> None:
-    large = {"base": "EleutherAI/gpt-j-6b", "replicas": 8, "slots": 32, "context": 2048, "cpus": 4, "gpus": 1}
+    size = cluster_size()
+    assert len(size.revision) == 40, "pin a commit, not a branch"
+    large = {name: getattr(size, name) for name in ("base", "replicas", "slots", "context")}
+    large |= {"base_revision": size.revision, "cpus": size.cpus_per_replica, "gpus": size.gpus_per_replica}
     bound = service.build(service.Settings(**large))._bound_deployment.init_kwargs
     tuned, base = (bound[name]._bound_deployment for name in ("tuned", "base"))
     assert (tuned.num_replicas, base.num_replicas) == (8, 1)
-    assert base.init_args == ("EleutherAI/gpt-j-6b", 2048)
+    assert base.init_args == ("EleutherAI/gpt-j-6b", 2048, size.revision)
     for model in (tuned, base):
         assert model.ray_actor_options["num_gpus"] == 1 and model.ray_actor_options["num_cpus"] == 4
-        assert model.user_config == {"slots": 32}
+        assert model.user_config == {"slots": 16}
+
+
+def cluster_size() -> sizes.Size:
+    """The cluster column of the notebook's own size cell."""
+    cells = nbformat.read(data.REPOSITORY / "notebooks" / "08_serve_gptj.ipynb", 4).cells
+    (source,) = [cell.source for cell in cells if cell.source.startswith("size = choose_size(")]
+    names: dict[str, Any] = {"choose_size": lambda settings: sizes.choose_size(settings, size="cluster")}
+    exec(source, names)
+    return names["size"]
+
+
+def test_model_with_too_few_positions_is_refused() -> None:
+    with pytest.raises(ValueError, match="context is 2048, positions of .*: 512"):
+        service.Writer(data.tiny_gptj, 2048)
+
+
+def test_failing_steps_are_told_to_serve() -> None:
+    model = service.Model.func_or_class(data.tiny_gptj, 64)
+    model.check_health()
+    model.scheduler.failures = 3
+    with pytest.raises(RuntimeError, match="three steps"):
+        model.check_health()
+
+
+def test_unknown_shares_are_refused() -> None:
+    split = service.Split()
+    split.models = {"tuned": None, "base": None}
+    for shares in ({"tuned": 0.9, "bse": 0.1}, {"tuned": 0.0}):
+        with pytest.raises(ValueError, match="expected shares of"):
+            split.reconfigure(shares)
 
 
 @pytest.mark.parametrize(
@@ -179,19 +213,41 @@ def test_letter_of_several_tokens_comes_whole(engine: Any) -> None:
 
 def test_rows_hear_of_an_error_in_the_engine() -> None:
     class Broken:
-        rows: list[service.Row] = []
+        """Fails in its first step only."""
+
+        def __init__(self) -> None:
+            self.rows: list[service.Row] = []
+            self.steps = 0
 
         def step(self, new: list[service.Row]) -> None:
-            raise ValueError("out of memory")
+            self.steps += 1
+            self.rows = self.rows + new
+            if self.steps == 1:
+                raise ValueError("out of memory")
+            for row in self.rows:
+                row.last, row.left = 7, row.left - 1
 
-    async def ask() -> None:
-        scheduler, row = service.Scheduler(Broken()), service.Row([1], 5)
+        def keep(self, rows: list[service.Row]) -> None:
+            self.rows = rows
+
+    async def tokens(scheduler: service.Scheduler, row: service.Row) -> list[int]:
         scheduler.add(row)
-        async for _ in service.texts(row, None, 1):
-            pass
+        got = []
+        while (token := await asyncio.wait_for(row.out.get(), 5)) is not None:
+            if isinstance(token, Exception):
+                raise token
+            got.append(token)
+        return got
 
-    with pytest.raises(ValueError, match="out of memory"):
-        asyncio.run(asyncio.wait_for(ask(), 5))
+    async def both() -> list[Any]:
+        scheduler = service.Scheduler(Broken())
+        first, second = (tokens(scheduler, service.Row([1], 3)) for _ in range(2))
+        return [*await asyncio.gather(first, second, return_exceptions=True), scheduler.failures, scheduler.engine.rows]
+
+    failed, answered, failures, left = asyncio.run(both())
+    assert isinstance(failed, ValueError) and "out of memory" in str(failed)
+    assert answered == [7, 7, 7], "who only waited for a slot must not suffer"
+    assert (failures, left) == (0, [])
 
 
 class Method:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import numbers
 import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -21,6 +22,7 @@ def top_p(answer: Callable[[Any, float], Any]) -> Verdict:
         ([0.25, 0.5, 0.25], 0.5),
         ([0.125, 0.5, 0.25, 0.125], 1.0),
         ([0.05, 0.9, 0.05], 0.01),
+        ([0.25, 0.25, 0.25, 0.25], 0.5),
     ]
     for values, p in cases:
         probabilities = torch.tensor(values)
@@ -31,7 +33,9 @@ def top_p(answer: Callable[[Any, float], Any]) -> Verdict:
         if got is None or len(got) != len(values) or not all(isinstance(value, float) for value in got):
             return not_right(repr(got), "a tensor of the same length", "Return the probabilities, not their places.")
         rounded = [round(value, 4) for value in got]
-        if all(abs(a - b) < 2e-4 for a, b in zip(rounded, expected, strict=True)):
+        # Of equal ones, any may stay.
+        compared = (sorted(rounded), sorted(expected)) if len(set(values)) == 1 else (rounded, expected)
+        if all(abs(a - b) < 2e-4 for a, b in zip(*compared, strict=True)):
             continue
         found = [i for i, value in enumerate(got) if value > 0]
         hint = "Sort, add up, and keep tokens until the sum reaches p."
@@ -43,6 +47,8 @@ def top_p(answer: Callable[[Any, float], Any]) -> Verdict:
             hint = "The right values in other places: put each back where its token stands."
         elif len(found) == len(kept) - 1 and set(found) < set(kept):
             hint = "The token that brings the sum over p belongs to the set."
+        elif set(found) > set(kept) and len(set(values)) == 1:
+            hint = "Of equally likely tokens, only as many stay as are needed."
         elif set(found) > set(kept):
             hint = "The smallest set: no token more once the sum has reached p."
         return not_right(f"{rounded} for {values} and p = {p}", expected, hint)
@@ -66,6 +72,8 @@ def until(answer: Callable[[Iterable[str], str], Iterable[str]]) -> Verdict:
         (["aa", "ab", "x"], "aab"),
         (["stop E"], "END"),
         (["x", "END"], "END"),
+        (["a END b END c"], "END"),
+        (["To be. ", "Or"], "."),
     ]
     for pieces, stop in cases:
         taken = [0]
@@ -95,6 +103,8 @@ def _wrong_stream(got: list[tuple[int, str]], pieces: list[str], stop: str, take
     if said != text:
         if stop in whole and said == text + stop:
             hint = "The stop itself does not belong to the answer."
+        elif stop in said and said != whole:
+            hint = "The first stop ends it, not the last."
         elif said == whole:
             hint = "The stop can be split over two pieces: look in what you have kept and the new piece together."
         elif text.startswith(said) and stop not in whole:
@@ -148,7 +158,7 @@ def slots(answer: Callable[..., int]) -> Verdict:
         room = 0.9 * case["gpu_gb"] * 1e9 - case["parameters"] * each
         row = 2 * case["layers"] * case["width"] * case["context"] * each
         expected = max(0, int(room // row))
-        if got == expected and isinstance(got, int):
+        if got == expected and isinstance(got, numbers.Integral):
             continue
         hint = "Room: gpu_gb * 10**9 * 0.9 less the weights. A row: 2 * layers * width * context * bytes_each."
         wholly = case["gpu_gb"] * 1e9 - case["parameters"] * each
