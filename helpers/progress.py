@@ -125,8 +125,13 @@ class TrainingProgress:
             return f"worker of rank {report['failed']} failed: {report['error']}"
         metrics = report["metrics"]
         names = [name for name in metrics if name != self.step] if self.show is None else self.show
-        rest = "  ".join(f"{name} {metrics[name]:.3g}" for name in names if isinstance(metrics.get(name), float))
+        rest = "  ".join(f"{name} {_short(metrics[name])}" for name in names if isinstance(metrics.get(name), float))
         return f"{self.step} {metrics.get(self.step, '?')} of {self.total}  {rest}"
+
+
+def _short(number: float) -> str:
+    """Three digits, and no exponent for thousands."""
+    return f"{number:,.0f}" if 1000 <= abs(number) < 1e9 else f"{number:.3g}"
 
 
 class SweepProgress(tune.ProgressReporter):

@@ -208,7 +208,7 @@ EXPECTATIONS: list[Expectation] = [
         "07_finetune_gptj", "perplexity", r"austen: ([\d.]+) times higher", "what was lost", at_least=1.2, at_most=5
     ),
     Expectation("07_finetune_gptj", "parameters", r"([\d,]+) parameters", "their number", equals="6,050,882,784"),
-    Expectation("07_finetune_gptj", "estimates", r"ZeRO 2, offload +([\d.]+)", "GB of a GPU", equals="12.1"),
+    Expectation("07_finetune_gptj", "estimates", r"ZeRO 2, offload +16 +([\d.]+)", "GB of a GPU", equals="12.1"),
     Expectation("08_serve_gptj", "padding", r"differ by at most ([\d.]+)", "what padding changes", at_most=1e-4),
     Expectation("08_serve_gptj", "per-step", r"at once: ([\d.]+) times", "a batch in the model", at_least=2),
     Expectation("08_serve_gptj", "stream", r"tokens in (\d+) pieces", "the pieces of an answer", at_least=2),

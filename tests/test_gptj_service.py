@@ -324,9 +324,12 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.05)
 
 
-async def stream(session: aiohttp.ClientSession, url: str, order: dict) -> dict[str, Any]:
-    """What a client has seen in the end; "end" says how it ended."""
-    seen: dict[str, Any] = {"text": "", "end": "hung"}
+async def stream(
+    session: aiohttp.ClientSession, url: str, order: dict, seen: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """What a client has seen, filled in as it comes; "end" says how it ended."""
+    seen = {} if seen is None else seen
+    seen |= {"text": "", "end": "hung"}
     try:
         async with session.post(f"{url}/stream", json=order) as reply:
             async for line in reply.content:
@@ -341,14 +344,18 @@ async def stream(session: aiohttp.ClientSession, url: str, order: dict) -> dict[
     return seen
 
 
-def streams(url: str, orders: list[dict], meanwhile: Callable[[], None] = lambda: None) -> list[dict[str, Any]]:
-    """All orders at once; calls `meanwhile` in a thread."""
+def streams(
+    url: str, orders: list[dict], meanwhile: Callable[[list[dict]], None] = lambda seen: None
+) -> list[dict[str, Any]]:
+    """All orders at once; calls `meanwhile` in a thread, with what the clients have seen so far."""
+    so_far: list[dict] = [{} for _ in orders]
 
     async def run() -> list[dict[str, Any]]:
         timeout, connector = aiohttp.ClientTimeout(90), aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
-            thread = asyncio.create_task(asyncio.to_thread(meanwhile))
-            seen = await asyncio.gather(*(stream(session, url, order) for order in orders))
+            thread = asyncio.create_task(asyncio.to_thread(meanwhile, so_far))
+            pairs = zip(orders, so_far, strict=True)
+            seen = await asyncio.gather(*(stream(session, url, order, place) for order, place in pairs))
             await thread
             return seen
 
@@ -506,8 +513,9 @@ def test_no_client_hangs_when_a_replica_dies_under_32_streams(url: str, prompts:
     orders, before = orders_for(prompts[:32], most=120), replica_pids()
     assert len(before) == 2
 
-    def kill() -> None:
-        time.sleep(0.7)  # full replicas would answer states() late
+    def kill(seen: list[dict]) -> None:
+        # Both replicas work by then, with 4 slots each.
+        wait_for(lambda: sum("tokens" in client for client in seen) >= 6, 30)
         os.kill(min(before), signal.SIGKILL)
 
     seen = streams(url, orders, meanwhile=kill)

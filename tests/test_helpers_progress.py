@@ -78,8 +78,10 @@ def test_report_without_the_step(progress: TrainingProgress) -> None:
 
 def test_only_the_wished_metrics_are_shown(progress: TrainingProgress) -> None:
     progress.show = ["loss", "missing"]
-    progress._reports = [report(50, epoch=1, loss=0.5, learning_rate=0.1)]
+    progress._reports = [report(50, epoch=1, loss=0.5, learning_rate=0.1, speed=5123.4)]
     assert last_text(progress)[0] == "    50 s  epoch 1 of 4  loss 0.5"
+    progress.show = ["speed"]
+    assert last_text(progress)[0] == "    50 s  epoch 1 of 4  speed 5,123"
 
 
 def test_failed_worker_is_told(progress: TrainingProgress) -> None:
