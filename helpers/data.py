@@ -179,7 +179,7 @@ def tiny_gptj() -> Path:
     """Return the folder of the small GPT-J, in the layout that `from_pretrained` reads.
 
     Returns:
-        A folder with the weights (bfloat16, safetensors), the configuration,
+        A folder with the weights (safetensors, float8 and bfloat16), the configuration,
         the tokenizer and `model.json`, which says how it was made and how
         well it does. Model and tokenizer are verified against it.
 

@@ -576,12 +576,12 @@ def train_base(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_tiny_gptj_is_small_and_holds_no_pickle() -> None:
     folder = tiny_gptj()
     assert folder == data.TINY_GPTJ
-    assert (folder / WEIGHTS).stat().st_size <= 16 * 2**20
-    assert sum(path.stat().st_size for path in folder.iterdir() if path.is_file()) <= 17 * 2**20
+    assert (folder / WEIGHTS).stat().st_size <= 7 * 2**20
+    assert sum(path.stat().st_size for path in folder.iterdir() if path.is_file()) <= 8 * 2**20
     kinds = {path.suffix for path in folder.iterdir() if path.is_file()}
     assert kinds <= {".json", ".safetensors", ".py", ".md", ".csv", ".png"}
     with safe_open(folder / WEIGHTS, "pt") as weights:
-        assert {weights.get_slice(name).get_dtype() for name in weights.keys()} == {"BF16"}
+        assert {weights.get_slice(name).get_dtype() for name in weights.keys()} == {"BF16", "F8_E4M3"}
 
 
 def test_tiny_gptj_has_the_configuration_that_its_card_tells() -> None:
@@ -644,6 +644,7 @@ def test_fine_tuned_gptj_has_the_layout_and_the_tokenizer_of_the_base() -> None:
     assert (data.FINE_TUNED_GPTJ / "tokenizer.json").read_bytes() == (tiny_gptj() / "tokenizer.json").read_bytes()
     found, expected = (AutoModelForCausalLM.from_pretrained(folder) for folder in (data.FINE_TUNED_GPTJ, tiny_gptj()))
     assert found.num_parameters() == expected.num_parameters()
+    assert (data.FINE_TUNED_GPTJ / WEIGHTS).stat().st_size <= 7 * 2**20
     kinds = {path.suffix for path in data.FINE_TUNED_GPTJ.iterdir() if path.is_file()}
     assert kinds <= {".json", ".safetensors", ".py", ".md"}
 

@@ -3,6 +3,7 @@
     python data/gptj_shakespeare/ship.py
 
 Run notebook 07 first: it leaves the model in results/gptj_shakespeare.
+Matrices are stored as float8 (e4m3) and the rest as bfloat16: half the size.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
 
 from helpers import data
 
@@ -22,6 +26,9 @@ def main() -> None:
     source = data.results_dir(HERE.name)
     for name in FILES:
         shutil.copyfile(source / name, HERE / name)
+    weights = load_file(HERE / "model.safetensors")
+    small = {name: value.to(torch.float8_e4m3fn) if value.dim() == 2 else value for name, value in weights.items()}
+    save_file(small, HERE / "model.safetensors", metadata={"format": "pt"})
     about = json.loads((source / "model.json").read_text())
     about["sha256"] = {name: hashlib.sha256((HERE / name).read_bytes()).hexdigest() for name in FILES}
     (HERE / "model.json").write_text(json.dumps(about, indent=1) + "\n")

@@ -258,12 +258,18 @@ def draw(curve: list[dict], path: Path) -> None:
 
 
 def ship(tokenizer: PreTrainedTokenizerBase, state: Path, steps: int, out: Path) -> None:
-    """Write the best weights as bfloat16, measure them as they are shipped, and say all of it in model.json."""
+    """Write the best weights, measure them as they are shipped, and say all of it in model.json.
+
+    Matrices are stored as float8 (e4m3) and the rest as bfloat16: half the size. `from_pretrained` converts them.
+    """
     saved = torch.load(state / "state.pt", weights_only=True)
     curve = saved["curve"]
     model = new_model(tokenizer)
     model.load_state_dict(load_file(state / "best.safetensors"))
     model.to(torch.bfloat16).save_pretrained(out)
+    weights = load_file(out / "model.safetensors")
+    small = {name: value.to(torch.float8_e4m3fn) if value.dim() == 2 else value for name, value in weights.items()}
+    save_file(small, out / "model.safetensors", metadata={"format": "pt"})
     with (out / "training.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, curve[0].keys(), lineterminator="\n")
         writer.writeheader()
