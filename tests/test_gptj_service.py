@@ -34,6 +34,7 @@ from transformers import GPTJForCausalLM
 
 from cluster import gptj_service as service
 from helpers import data, sizes
+from tests.services import valid_application, wait_for
 from tools.export_service import GPTJ_MODULE, formatted_module
 
 CLUSTER = GPTJ_MODULE.parent
@@ -51,13 +52,7 @@ def test_module_is_the_code_of_the_notebook() -> None:
 
 @pytest.mark.fast
 def test_config_is_valid_and_keeps_to_this_machine() -> None:
-    config = yaml.safe_load((CLUSTER / "gptj_service.yaml").read_text())
-    schema = ServeDeploySchema.model_validate(config)
-    assert schema.http_options.host == "127.0.0.1"
-    (application,) = config["applications"]
-    module, function = application["import_path"].split(":")
-    assert module == service.__name__ and callable(getattr(service, function))
-    assert service.Settings(**application["args"]) == service.Settings()
+    application = valid_application(CLUSTER / "gptj_service.yaml", service)
     assert [deployment["name"] for deployment in application["deployments"]] == ["Api"]
     with pytest.raises(ValidationError):
         service.Settings(replica=3)
@@ -315,13 +310,6 @@ def url(serve_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     wait_for(lambda: serve.status().applications["gptj"].status == "RUNNING", 120)
     yield f"http://127.0.0.1:{serve_port}/gptj"
     serve.delete("gptj")
-
-
-def wait_for(condition: Callable[[], bool], seconds: float) -> None:
-    end = time.time() + seconds
-    while not condition():
-        assert time.time() < end, f"not true after {seconds} seconds"
-        time.sleep(0.05)
 
 
 async def stream(

@@ -20,6 +20,7 @@ from ray.serve.exceptions import BackPressureError
 from ray.serve.schema import ServeDeploySchema
 
 from cluster import fashion_mnist_service as service
+from tests.services import valid_application
 from tools.export_service import MODULE, formatted_module
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -34,13 +35,7 @@ def test_module_is_the_code_of_the_notebook() -> None:
 
 @pytest.mark.fast
 def test_config_is_valid_and_keeps_to_this_machine() -> None:
-    config = yaml.safe_load(CONFIG.read_text())
-    schema = ServeDeploySchema.model_validate(config)
-    assert schema.http_options.host == "127.0.0.1"
-    (application,) = config["applications"]
-    module, function = application["import_path"].split(":")
-    assert module == service.__name__ and callable(getattr(service, function))
-    assert service.Settings(**application["args"]) == service.Settings()
+    valid_application(CONFIG, service)
 
 
 def test_serve_build_writes_a_config(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from schemathesis.checks import FailureGroup, positive_data_acceptance
 from torchvision.datasets import FashionMNIST
 
 from helpers import data
+from tests.services import wait_for
 from tests.test_serve_module import CONFIG, ZEROS, png
 
 JSON, PNG = {"Content-Type": "application/json"}, {"Content-Type": "image/png"}
@@ -56,13 +57,6 @@ def url(serve_port: int, deploy: Callable[[str], None]) -> Iterator[str]:
     wait_for(lambda: serve.status().applications["fashion"].status == "RUNNING", 120)
     yield f"http://127.0.0.1:{serve_port}"
     serve.delete("fashion")
-
-
-def wait_for(condition: Callable[[], bool], seconds: float) -> None:
-    end = time.time() + seconds
-    while not condition():
-        assert time.time() < end, f"not true after {seconds} seconds"
-        time.sleep(0.5)
 
 
 @pytest.fixture(scope="module")
