@@ -44,7 +44,7 @@ def run_with_cells(program: str, **variables: str) -> dict:
     start = "import json, os\nfrom tools import rehearse\nrehearse.run_cells(globals())\n"
     environment = {**os.environ, "MPLBACKEND": "agg", "RAY_AUTH_TOKEN": "0" * 64, **variables}
     command = [sys.executable, "-c", start + program]
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -165,8 +165,10 @@ from helpers.session import ray_options
 ray.init(**ray_options(num_cpus=2))
 problem = ray.get(ray.remote(num_cpus=1)(compile_operators).remote())
 history = rehearse.train(globals(), steps=4, compiled=problem is None)
-divided = rehearse.train(globals(), steps=2, compiled=problem is None, zero_stage=3)
-print(json.dumps({"problem": problem, "history": history, "stage 3": divided}))
+# With a rate of 0 the weights stay, so both must find the same loss on the same validation blocks.
+still = {"steps": 2, "compiled": problem is None, "learning_rate": 0.0}
+stages = {stage: rehearse.train(globals(), zero_stage=stage, **still) for stage in (2, 3)}
+print(json.dumps({"problem": problem, "history": history, "stages": stages}))
 """
 
 
@@ -184,9 +186,8 @@ def test_without_a_compiler_the_run_says_so_and_still_trains(tmp_path: Path) -> 
     losses = [entry["loss"] for entry in found["history"] if "loss" in entry]
     assert len(losses) == 4
     assert losses[-1] < losses[0]
-    with_stage_3 = [entry["loss"] for entry in found["stage 3"] if "loss" in entry]
-    assert len(with_stage_3) == 2
-    assert abs(with_stage_3[0] - losses[0]) < 0.2, "the same model and the same first blocks"
+    kept = {stage: next(e["eval_loss"] for e in log if "eval_loss" in e) for stage, log in found["stages"].items()}
+    assert kept["3"] == pytest.approx(kept["2"], abs=0.01), "stage 3 must divide the same weights and find them again"
 
 
 @pytest.mark.fast

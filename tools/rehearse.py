@@ -59,6 +59,7 @@ def train(names: dict[str, Any], steps: int, **changes: Any) -> list[dict[str, f
     names.setdefault("problem", None)
     with tempfile.TemporaryDirectory() as storage:
         names["storage"] = storage
+        ray.data.DataContext.get_current().execution_options.preserve_order = True  # the same blocks each time
         text = names["packed"]("shakespeare", "train")
         trainer = ray.train.torch.TorchTrainer(
             few_steps(names["make_hf_trainer"]),
