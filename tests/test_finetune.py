@@ -8,11 +8,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import nbformat
 import pytest
 
 from helpers import data
+from helpers.deepspeed_operators import compile_operators
 from tools import rehearse
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -188,6 +190,24 @@ def test_without_a_compiler_the_run_says_so_and_still_trains(tmp_path: Path) -> 
     assert losses[-1] < losses[0]
     kept = {stage: next(e["eval_loss"] for e in log if "eval_loss" in e) for stage, log in found["stages"].items()}
     assert kept["3"] == pytest.approx(kept["2"], abs=0.01), "stage 3 must divide the same weights and find them again"
+
+
+@pytest.mark.fast
+def test_operators_are_compiled_without_debugging_symbols(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Builder:
+        def cxx_args(self) -> list[str]:
+            return ["-O3", "-g", "-march=native"]
+
+        def load(self, verbose: bool) -> None:
+            used.append(self.cxx_args())
+
+    used: list[list[str]] = []
+    accelerator = mock.Mock(create_op_builder=lambda name: Builder())
+    accelerator.device_name.return_value = "cpu"
+    module = mock.Mock(get_accelerator=lambda: accelerator)
+    monkeypatch.setitem(sys.modules, "deepspeed.accelerator", module)
+    assert compile_operators() is None
+    assert used == [["-O3", "-march=native"]] * 2
 
 
 @pytest.mark.fast

@@ -135,3 +135,23 @@ def test_peak_memory_passes_errors_on_and_stops_looking() -> None:
     with pytest.raises(ZeroDivisionError):
         measure.peak_memory(lambda: 1 / 0)
     assert threading.active_count() == threads
+
+
+FREED = """
+import psutil
+from helpers.measure import free_memory
+
+pieces = [bytearray(100_000) for _ in range(2_000)]
+lasts = pieces[::50]  # small islands keep the rest from being given back by itself
+del pieces
+before = psutil.Process().memory_full_info().uss
+free_memory()
+print(before - psutil.Process().memory_full_info().uss)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc keeps freed memory this way")
+def test_freed_memory_goes_back_to_the_system() -> None:
+    command = [sys.executable, "-c", FREED]
+    given_back = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert float(given_back) > 100e6
