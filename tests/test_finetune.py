@@ -8,13 +8,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from unittest import mock
 
 import nbformat
 import pytest
 
 from helpers import data
-from helpers.deepspeed_operators import compile_operators
 from tools import rehearse
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -192,22 +190,35 @@ def test_without_a_compiler_the_run_says_so_and_still_trains(tmp_path: Path) -> 
     assert kept["3"] == pytest.approx(kept["2"], abs=0.01), "stage 3 must divide the same weights and find them again"
 
 
-@pytest.mark.fast
-def test_operators_are_compiled_without_debugging_symbols(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Builder:
-        def cxx_args(self) -> list[str]:
-            return ["-O3", "-g", "-march=native"]
+FLAGS = """
+import json
+from unittest import mock
+import deepspeed
+from deepspeed.ops.op_builder import CPUAdamBuilder, ShareMemCommBuilder
+from helpers.deepspeed_operators import compile_operators, prepare_deepspeed
 
-        def load(self, verbose: bool) -> None:
-            used.append(self.cxx_args())
+with (
+    mock.patch("deepspeed.ops.op_builder.builder.OpBuilder.load") as load,
+    mock.patch("deepspeed.init_distributed"),
+):
+    print(STEP, load.call_count)
+print(json.dumps([CPUAdamBuilder().cxx_args(), ShareMemCommBuilder().cxx_args()]))
+"""
 
-    used: list[list[str]] = []
-    accelerator = mock.Mock(create_op_builder=lambda name: Builder())
-    accelerator.device_name.return_value = "cpu"
-    module = mock.Mock(get_accelerator=lambda: accelerator)
-    monkeypatch.setitem(sys.modules, "deepspeed.accelerator", module)
-    assert compile_operators() is None
-    assert used == [["-O3", "-march=native"]] * 2
+
+def test_operators_are_used_with_the_flags_they_were_compiled_with() -> None:
+    """Other flags in the workers would compile them a second time; symbols take a gigabyte more."""
+    printed = []
+    for step in ("compile_operators()", "prepare_deepspeed(True)"):
+        command = [sys.executable, "-c", FLAGS.replace("STEP", step)]
+        environment = {**os.environ, "DS_ACCELERATOR": "cpu"}
+        done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr[-3000:]
+        printed.append(done.stdout.splitlines()[-2:])
+    (compiled, flags), (used, same_flags) = printed
+    assert (compiled, used) == ("None 2", "None 0")
+    assert flags == same_flags
+    assert "-O3" in flags and '"-g"' not in flags
 
 
 @pytest.mark.fast
