@@ -91,19 +91,19 @@ class Problem(BaseModel):
     detail: str
 
 
-http = FastAPI(
-    title="FashionMNIST",
-    max_body_size=1_000_000,  # bytes; what is longer is not read to its end
-    responses={code: {"model": Problem} for code in (400, 422, 503)},
-)
-
-
-@http.exception_handler(RequestValidationError)
 async def explain(request, error):
     """One sentence: where it is wrong, and why."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     return JSONResponse({"detail": f"{where}: {first['msg']}"}, status_code=422)
+
+
+limit = {"description": "more than 1 MB"}
+about_http = {
+    "max_body_size": 1_000_000,  # bytes; what is longer is not read to its end
+    "exception_handlers": {RequestValidationError: explain},
+    "responses": {code: {"model": Problem} for code in (400, 422, 503)} | {413: limit},
+}
 
 
 def decode_png(png):
@@ -144,6 +144,9 @@ def to_answer(reply):
     return Answer(label=label, probability=probability, version=reply["version"])
 
 
+http = FastAPI(title="FashionMNIST", **about_http)
+
+
 @serve.deployment
 @serve.ingress(http)
 class Api:
@@ -179,7 +182,8 @@ def build(settings: Settings) -> serve.Application:
         max_surge_percent=50,
     )
     small = {"num_cpus": 0.1}
-    api = Api.options(ray_actor_options=small, max_ongoing_requests=500, max_surge_percent=100)
+    limits = {"max_ongoing_requests": 500, "max_queued_requests": 200}
+    api = Api.options(ray_actor_options=small, max_surge_percent=100, **limits)
     folder = settings.folder or str(data.trained_model())
     return api.bind(model.bind(settings.version, folder))
 

@@ -61,26 +61,26 @@ def left_pad(texts):
 @dataclass
 class Memory:
     mask: torch.Tensor  # which columns hold a token
-    cache: object  # the keys and values of each layer
+    cache: object  # keys and values, for each layer
 
     def each(self, change):
         for layer in self.cache.layers:
             layer.keys, layer.values = change(layer.keys), change(layer.values)
 
     def widen(self, width):
-        more = width - self.mask.shape[1]
+        more = max(0, width - self.mask.shape[1])
         self.mask = F.pad(self.mask, (more, 0))
         self.each(lambda t: F.pad(t, (0, 0, more, 0)))  # [row, head, column, number]
 
     def add(self, other):
-        width = max(self.mask.shape[1], other.mask.shape[1])
-        self.widen(width), other.widen(width)
-        self.mask, below = torch.cat([self.mask, other.mask]), []
-        other.each(lambda t: below.append(t))
-        self.each(lambda t: torch.cat([t, below.pop(0)]))
+        self.widen(other.mask.shape[1])
+        other.widen(self.mask.shape[1])
+        self.mask = torch.cat([self.mask, other.mask])
+        its = [t for layer in other.cache.layers for t in (layer.keys, layer.values)]
+        self.each(lambda t: torch.cat([t, its.pop(0)]))
 
     def keep(self, rows):
-        first = int(self.mask[rows].any(dim=0).int().argmax())  # before it is only fill
+        first = int(self.mask[rows].any(dim=0).int().argmax())  # padding ends
         self.mask = self.mask[rows, first:]
         self.each(lambda t: t[rows, :, first:])
 
@@ -156,16 +156,17 @@ async def step(engine, new):
     """One token for each row, old and new; returns whether it worked."""
     try:
         await asyncio.to_thread(engine.step, new)
+        made = engine.rows
+        engine.keep([row for row in made if row.left > 0 and not row.gone])
     except Exception as error:  # whoever took part must hear of it
         for row in {*engine.rows, *new}:
             row.out.put_nowait(error)
         engine.keep([])
         return False
-    for row in engine.rows:
+    for row in made:
         row.out.put_nowait(row.last)
         if row.left == 0:
             row.out.put_nowait(None)
-    engine.keep([row for row in engine.rows if row.left > 0 and not row.gone])
     return True
 
 
@@ -306,15 +307,23 @@ class Answer(BaseModel):
     model: Name
 
 
-http = FastAPI(title="GPT-J", max_body_size=100_000)  # bytes
+class Problem(BaseModel):
+    detail: str
 
 
-@http.exception_handler(RequestValidationError)
 async def explain(request, error):
     """One sentence: where it is wrong, and why."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     return JSONResponse({"detail": f"{where}: {first['msg']}"}, status_code=422)
+
+
+about_http = {
+    "max_body_size": 100_000,  # bytes
+    "exception_handlers": {RequestValidationError: explain},
+    "responses": {code: {"model": Problem} for code in (400, 422, 500, 503)}
+    | {413: {"description": "more than 100 kB"}},
+}
 
 
 async def pieces(method, order):
@@ -365,6 +374,9 @@ class Split:
         return self.models[order["model"]], order
 
 
+http = FastAPI(title="GPT-J", **about_http)  # without routes
+
+
 @serve.deployment(user_config={"tuned": 1.0})
 @serve.ingress(http)
 class Api(Split):
@@ -374,7 +386,7 @@ class Api(Split):
         (answer,) = [piece async for piece in pieces(model.stream, order)]
         return Answer(**answer)
 
-    @http.post("/stream")
+    @http.post("/stream", responses={200: {"content": {"application/x-ndjson": {}}}})
     async def stream(self, request: Order) -> StreamingResponse:
         model, order = self.choose(request, pause=0.05)
         rest = pieces(model.stream, order)
@@ -389,8 +401,8 @@ class Api(Split):
 
 
 class Settings(BaseModel, extra="forbid"):
-    tuned: str | None = None  # folder or name on the hub; None: that of the course
-    base: str | None = None
+    tuned: str | None = None  # a folder; None: that of the course
+    base: str | None = None  # a folder, or a name on the hub
     base_revision: str | None = None  # a commit, for a name on the hub
     replicas: int = Field(2, ge=1)  # of the tuned model; the base model has one
     slots: int = Field(8, ge=1)

@@ -116,6 +116,8 @@ EXPECTATIONS: list[Expectation] = [
     ),
     Expectation("03_ray_data", "bad-lines", r"(\d+) skipped", "skipped lines", equals="1"),
     Expectation("03_ray_data", "missing", r"(2 files wished, \d) read", "files read", equals="2 files wished, 1"),
+    Expectation("03_ray_data", "errored-blocks", r"may fail: (\w+)", "the end of a run", equals="ValueError"),
+    Expectation("03_ray_data", "errored-blocks", r"remaining max_errored_blocks=(\d)", "the log", equals="0"),
     Expectation(
         "03_ray_data", "errored-blocks", r"one bad row: ([\d,]+)", "rows lost with a block", at_least=2, at_most=5_000
     ),
@@ -124,7 +126,7 @@ EXPECTATIONS: list[Expectation] = [
     Expectation("03_ray_data", "streaming", r"streamed: .*, ([\d.]+) times", "growth when streaming", at_most=1.3),
     Expectation("03_ray_data", "streaming", r"in memory: .*, ([\d.]+) times", "growth in memory", at_least=1.5),
     Expectation("03_ray_data", "feeding", r"([\d,]+) of 10,000", "pictures in all shards", equals="10,000"),
-    Expectation("04_train_fashion_mnist", "test-accuracy", r"([0-9]*\.[0-9]+)", "the test accuracy", at_least=0.85),
+    Expectation("04_train_fashion_mnist", "test-accuracy", r"test accuracy ([\d.]+)", "its value", at_least=0.85),
     # The killed worker: the run went on from its own checkpoint, not from the start ...
     Expectation("04_train_fashion_mnist", "recovery", r"a worker died\s+(\d+)", "the step it resumed at", at_least=1),
     # ... and ended with the same weights as the run that nothing happened to.
@@ -150,6 +152,8 @@ EXPECTATIONS: list[Expectation] = [
     Expectation("05_tune_asha", "troubles", r"none +no error +(\d+)", "the good trial's epochs", equals="6"),
     Expectation("05_tune_asha", "troubles", r"at once +(\S+)", "its error", equals="RayTaskError(ValueError)"),
     Expectation("05_tune_asha", "troubles", r"lost once +no error +(\d+)", "the lost trial's epochs", equals="6"),
+    # From its checkpoint: two and four. From the start again, it would have made eight.
+    Expectation("05_tune_asha", "troubles", r"lost once +no error +6 +6 +(\d+)", "its reports", equals="6"),
     Expectation("05_tune_asha", "troubles", r"too slow +no error +(\d+)", "the slow trial's epochs", at_most=900),
     Expectation("05_tune_asha", "restore", r"(\d+) trials were finished", "the finished trials", at_least=3),
     Expectation("05_tune_asha", "restore", r"(\d+) of them trained", "finished trials that ran again", equals="0"),
@@ -178,7 +182,7 @@ EXPECTATIONS: list[Expectation] = [
     Expectation("06_serve_fashion_mnist", "update", r"of version 2: (\d+)", "answers of the new version", at_least=20),
     Expectation("06_serve_fashion_mnist", "bad-picture", r"bad picture: (\d+)", "its answer", equals="422"),
     Expectation("06_serve_fashion_mnist", "composition", r"is ([\d.]+) times as fast", "parallel calls", at_least=0.9),
-    Expectation("06_serve_fashion_mnist", "ab-split", r"mirrored: (\d+)%", "the share", at_least=20, at_most=40),
+    Expectation("06_serve_fashion_mnist", "ab-split", r"mirrored: (\d+)%", "the share", at_least=15, at_most=45),
     Expectation("06_serve_fashion_mnist", "ab-split", r"(\d+) of [\d,]+ requests failed", "failed", equals="0"),
     Expectation(
         "06_serve_fashion_mnist", "canary", r"errors of the canary: (\d+)", "its errors", at_least=5, at_most=9
@@ -225,7 +229,7 @@ EXPECTATIONS: list[Expectation] = [
     Expectation("08_serve_gptj", "disconnect", r"all free (\d+) ms", "the time to free them", at_most=1500),
     Expectation("08_serve_gptj", "disconnect", r"tokens made: (\d+) of", "tokens made", at_least=8, at_most=1200),
     Expectation("08_serve_gptj", "kill", r"(\d+) complete\n", "complete answers", at_least=40),
-    Expectation("08_serve_gptj", "kill", r"(\d+) cut off", "answers cut off", at_least=1, at_most=8),
+    Expectation("08_serve_gptj", "kill", r"(\d+) cut off", "answers cut off", at_least=1, at_most=16),
     Expectation("08_serve_gptj", "kill", r"(\d+) complete, begun on another", "answers begun again", at_least=1),
     Expectation("08_serve_gptj", "kill", r"(\d+) refused", "refused requests", equals="0"),
     Expectation("08_serve_gptj", "kill", r"(\d+) of \d+ without an end", "clients that hang", equals="0"),

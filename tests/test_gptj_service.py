@@ -21,15 +21,19 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 import requests
+import schemathesis
 import torch
 import yaml
 from fastapi import HTTPException
+from hypothesis import HealthCheck, given, settings
 from pydantic import ValidationError
 from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError
-from ray.serve.schema import ServeDeploySchema
+from ray.serve.schema import DeploymentSchema, ServeDeploySchema
 from ray.util.state import list_actors
+from schemathesis import GenerationMode
+from schemathesis.checks import positive_data_acceptance
 from transformers import GPTJForCausalLM
 
 from cluster import gptj_service as service
@@ -68,6 +72,8 @@ def test_config_for_vllm_uses_names_that_ray_knows() -> None:
     assert application["import_path"] == "ray.serve.llm:build_openai_app"
     (model,) = application["args"]["llm_configs"]
     assert LLMConfig.model_validate(model).model_id == "tuned"
+    # LLMConfig takes any name for a deployment; Serve would not.
+    assert set(model["deployment_config"]) <= set(DeploymentSchema.model_fields)
     with pytest.raises(ValidationError):
         LLMConfig.model_validate(model | {"accelerator": "A10G"})
 
@@ -206,23 +212,28 @@ def test_letter_of_several_tokens_comes_whole(engine: Any) -> None:
     assert len(pieces) > 5 and not any("\ufffd" in piece["text"] for piece in pieces)
 
 
-def test_rows_hear_of_an_error_in_the_engine() -> None:
+@pytest.mark.parametrize("part", ["step", "keep"])
+def test_rows_hear_of_an_error_in_the_engine(part: str) -> None:
     class Broken:
-        """Fails in its first step only."""
+        """Fails in its first step only, while it computes or while it copies its memory."""
 
         def __init__(self) -> None:
             self.rows: list[service.Row] = []
-            self.steps = 0
+            self.broken = True
+
+        def fail(self, here: str) -> None:
+            if self.broken and here == part:
+                self.broken = False
+                raise ValueError("out of memory")
 
         def step(self, new: list[service.Row]) -> None:
-            self.steps += 1
             self.rows = self.rows + new
-            if self.steps == 1:
-                raise ValueError("out of memory")
+            self.fail("step")
             for row in self.rows:
                 row.last, row.left = 7, row.left - 1
 
         def keep(self, rows: list[service.Row]) -> None:
+            self.fail("keep")
             self.rows = rows
 
     async def tokens(scheduler: service.Scheduler, row: service.Row) -> list[int]:
@@ -457,6 +468,24 @@ def test_odd_but_good_input_is_answered(url: str, order: dict) -> None:
     assert reply.json()["tokens"] == order["max_new_tokens"] or reply.json()["done"] == "end"
 
 
+@pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
+@pytest.mark.parametrize("path", ["/generate", "/score"])
+def test_whatever_the_schema_allows_or_forbids(url: str, path: str, mode: GenerationMode) -> None:
+    schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
+    statuses = Counter()
+
+    @settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(case=schema[path]["POST"].as_strategy(generation_mode=mode))
+    def check(case: Any) -> None:
+        # How many tokens a text has, and which there are, the schema cannot say: that may be a 422.
+        reply = case.call_and_validate(excluded_checks=[positive_data_acceptance], timeout=60)
+        statuses[reply.status_code] += 1
+
+    check()
+    assert sum(statuses.values()) > 10
+    assert statuses[200] > 3 if mode is GenerationMode.POSITIVE else statuses[422] > 10, statuses
+
+
 def states() -> tuple[int, int]:
     """Slots in use, and tokens made, over all replicas of the tuned model."""
     found = serve.get_deployment_handle("tuned", "gptj").broadcast("state").results(timeout_s=20)
@@ -483,7 +512,7 @@ def leave(url: str, clients: int, when: Callable[[], None]) -> tuple[int, int]:
 
 def test_clients_that_leave_free_their_slots(url: str) -> None:
     asked, made = leave(url, clients=4, when=lambda: wait_for(lambda: states()[0] == 4, 10))
-    assert made < asked / 2, "the model went on for nobody"
+    assert made < 0.8 * asked, "the model went on for nobody"
 
 
 def test_waiting_clients_that_leave_are_never_begun(url: str) -> None:

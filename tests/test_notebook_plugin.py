@@ -62,7 +62,7 @@ NOTEBOOKS = {
         code("assert e['MPLBACKEND'] != 'agg' and 'SET_BY_A_TEST' not in e"),
     ],
     "failing_cell": [code("1 / 0")],
-    "greedy": [code("import time; x = b'1' * 600_000_000; time.sleep(1)")],
+    "greedy": [code("import time; x = b'1' * 600_000_000; time.sleep(2.5)")],
     "slow": [code("import time; time.sleep(1.8)")],
     "hanging": [code("import time; time.sleep(600)")],
     "solved_lesson": [Verdict.cell("right: well done")],

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from helpers import data
 from helpers.exercises.verdict import Verdict, exercise_check, not_right, right, without_ray
 
 Row = dict[str, Any]
@@ -103,7 +104,7 @@ def save(answer: Callable[[Any, str], object]) -> Verdict:
 
     if (missing := without_ray()) is not None:
         return missing
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=data.results_dir("checks")) as folder:
         path = str(Path(folder) / "saved")
         for expected, blocks in ((40, 4), (40, 4), (10, 1)):
             answer(ray.data.range(expected, override_num_blocks=blocks), path)
