@@ -483,7 +483,7 @@ def test_whatever_the_schema_allows_or_forbids(url: str, path: str, mode: Genera
 
     check()
     assert sum(statuses.values()) > 10
-    assert statuses[200] > 3 if mode is GenerationMode.POSITIVE else statuses[422] > 10, statuses
+    assert statuses[200] > 0 if mode is GenerationMode.POSITIVE else statuses[422] > 10, statuses
 
 
 def states() -> tuple[int, int]:
