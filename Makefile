@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 # One notebook, or all: make notebooks ONLY=notebooks/01_tasks_and_actors.ipynb
 ONLY ?= notebooks
-SECONDS_PER_CELL ?= 600
+SECONDS_PER_CELL ?= 240
 # Offline, where the system has network namespaces: what passes needs no internet.
 PYTEST = $(BIN)/python tools/offline.py $(BIN)/python -m pytest
 NBMAKE = --nbmake --nbmake-timeout $(SECONDS_PER_CELL)

@@ -98,11 +98,11 @@ async def explain(request, error):
     return JSONResponse({"detail": f"{where}: {first['msg']}"}, status_code=422)
 
 
-limit = {"description": "more than 1 MB"}
+too_large = {"description": "more than 1 MB"}
 about_http = {
     "max_body_size": 1_000_000,  # bytes; what is longer is not read to its end
     "exception_handlers": {RequestValidationError: explain},
-    "responses": {code: {"model": Problem} for code in (400, 422, 503)} | {413: limit},
+    "responses": {code: {"model": Problem} for code in (400, 422, 503)} | {413: too_large},
 }
 
 

@@ -469,8 +469,8 @@ def test_odd_but_good_input_is_answered(url: str, order: dict) -> None:
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
-@pytest.mark.parametrize("path", ["/generate", "/score"])
-def test_whatever_the_schema_allows_or_forbids(url: str, path: str, mode: GenerationMode) -> None:
+@pytest.mark.parametrize(("path", "answered"), [("/generate", 10), ("/score", 2)])
+def test_whatever_the_schema_allows_or_forbids(url: str, path: str, answered: int, mode: GenerationMode) -> None:
     schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
     statuses = Counter()
 
@@ -483,7 +483,7 @@ def test_whatever_the_schema_allows_or_forbids(url: str, path: str, mode: Genera
 
     check()
     assert sum(statuses.values()) > 10
-    assert statuses[200] > 0 if mode is GenerationMode.POSITIVE else statuses[422] > 10, statuses
+    assert statuses[200] >= answered if mode is GenerationMode.POSITIVE else statuses[422] > 10, statuses
 
 
 def states() -> tuple[int, int]:
@@ -512,7 +512,7 @@ def leave(url: str, clients: int, when: Callable[[], None]) -> tuple[int, int]:
 
 def test_clients_that_leave_free_their_slots(url: str) -> None:
     asked, made = leave(url, clients=4, when=lambda: wait_for(lambda: states()[0] == 4, 10))
-    assert made < 0.8 * asked, "the model went on for nobody"
+    assert made < asked / 2, "the model went on for nobody"
 
 
 def test_waiting_clients_that_leave_are_never_begun(url: str) -> None:
