@@ -15,10 +15,11 @@ WORTH_IT = 1.2
 def cpu_speedup_of_bf16() -> float:
     """Measure how many times as fast this CPU multiplies matrices in bfloat16 as in float32.
 
-    PyTorch calculates with bfloat16 on every CPU, but only some have instructions for it (AVX-512 or AMX on x86).
-    Elsewhere it falls into a plain loop that takes 10 to 100 times as long, without a word. So the course measures: two
-    small products, those of a linear layer and of its gradient, in turns, the fastest of five. It takes milliseconds,
-    also where the answer is bad, and is remembered for the life of the process.
+    PyTorch calculates with bfloat16 on every CPU, but only some have instructions that make it fast, such as AMX.
+    With AVX-512 alone it can be slower than float32, and with AVX2 alone PyTorch falls into a plain loop that takes 10
+    to 100 times as long, without a word. The name of the instruction set does not tell, so we measure: the two small
+    products of a linear layer and of its gradient, in turns, the fastest of five. That takes milliseconds (a tenth of
+    a second where the answer is bad), and is remembered for the life of the process.
 
     Returns:
         A ratio: above 1, bfloat16 is faster.
