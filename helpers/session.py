@@ -234,8 +234,6 @@ def _set_local(variables: dict[str, str]) -> None:
         if name not in os.environ or name in _set_for_local:
             os.environ[name] = value
             _set_for_local.add(name)
-    if "RAY_AUTH_MODE" not in os.environ:
-        _set_for_local.add("RAY_AUTH_MODE")  # ray.init will set it: a cluster that it starts asks for a token
 
 
 def _leave_local() -> None:

@@ -76,7 +76,6 @@ def test_variables_of_the_reader_are_respected(home: Path, name: str) -> None:
 def test_joining_takes_back_what_a_local_cluster_got(home: Path) -> None:
     before = dict(os.environ)
     ray_options()
-    os.environ["RAY_AUTH_MODE"] = "token"  # ray.init does so when it starts a cluster
     ray_options()  # a second local cluster
     os.environ["RAY_ADDRESS"] = "auto"
     ray_options()
@@ -85,13 +84,14 @@ def test_joining_takes_back_what_a_local_cluster_got(home: Path) -> None:
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("mode", ["token", "disabled"])
-def test_mode_of_the_reader_is_kept_when_joining(home: Path, mode: str) -> None:
-    os.environ["RAY_AUTH_MODE"] = mode
+@pytest.mark.parametrize("mode", ["token", "disabled", None])
+def test_mode_is_left_to_ray_and_the_reader(home: Path, mode: str | None) -> None:
+    if mode:
+        os.environ["RAY_AUTH_MODE"] = mode
     ray_options()
     os.environ["RAY_ADDRESS"] = "auto"
     ray_options()
-    assert os.environ["RAY_AUTH_MODE"] == mode
+    assert os.environ.get("RAY_AUTH_MODE") == mode
 
 
 @pytest.mark.fast
