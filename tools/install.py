@@ -28,8 +28,8 @@ FOLDER = REPOSITORY / ".venv"
 LOCK = REPOSITORY / "requirements.txt"
 # What only the CUDA build of torch needs.
 CUDA_ONLY = re.compile(r"(nvidia-|cuda-|triton==|torch==|torchvision==)")
-# GB to download, and GB on disk, measured on Linux x86-64.
-SIZES = {"cpu": (0.7, 2.4), "cuda": (3.0, 7.5)}
+# GB to download, and GB on disk, on Linux x86-64: `uv pip install` lists the first, `du` the second.
+SIZES = {"cpu": (0.6, 2), "cuda": (3.4, 7)}
 PROBE_SECONDS = 15
 AGAIN = "Solve this and run the same command again."
 
@@ -210,10 +210,10 @@ def check_disk(torch_build: str) -> None:
 def main() -> None:
     check_before()
     start = time.monotonic()
-    # An environment counts as ready only when all of this has succeeded: make writes the stamp again at the end.
-    (FOLDER / ".ready").unlink(missing_ok=True)
     say("Setting up .venv, once: an environment for Python, and uv, which fills it.")
     try:
+        # Half an environment is never ready: make writes the stamp again when all of this has succeeded.
+        (FOLDER / ".ready").unlink(missing_ok=True)
         python, uv = make_environment()
         torch_build, why = choose_torch(uv, python)
         check_disk(torch_build)
