@@ -11,9 +11,10 @@ import psutil
 
 from helpers.measure import memory_gb
 
-# Folders a run may write into: environment, caches, results and reports.
-ALLOWED_NAMES = {".git", ".venv", "__pycache__", ".pytest_cache", ".ruff_cache", ".ipynb_checkpoints"}
-ALLOWED_PATHS = {"data/.cache", "results", ".report", "build"}
+# Folders a run may write into: environment, caches, results and reports; and the learner's own copies, in which
+# somebody may be working meanwhile.
+ALLOWED_NAMES = {".git", ".venv", ".uv-cache", "__pycache__", ".pytest_cache", ".ruff_cache", ".ipynb_checkpoints"}
+ALLOWED_PATHS = {"data/.cache", "results", ".report", "build", "work"}
 # Ray writes its token, Python and Jupyter their caches. Nothing else is expected in a home folder.
 ALLOWED_IN_HOME = {".cache", ".ipython", ".jupyter", ".local"} | {".ray", ".ray/auth_token"}
 ALLOWED_IN_HOME |= {".config", ".config/matplotlib"}

@@ -98,7 +98,8 @@ def test_batched_answers_are_those_of_single_pictures(url: str, pictures: tuple[
 BAD = {
     "not JSON": (422, {"data": "T-shirt", "headers": JSON}),
     "JSON cut off": (422, {"data": '{"pixels": [[', "headers": JSON}),
-    "nested too deep": (400, {"data": "[" * 5000, "headers": JSON}),
+    # Python 3.11 reads about 1,000 levels, 3.13 about 10,000: what is deeper than that all of them refuse alike.
+    "nested too deep": (400, {"data": "[" * 50_000, "headers": JSON}),
     "not UTF-8": (400, {"data": b"\xff\xfe\x00", "headers": JSON}),
     "empty": (422, {"data": "", "headers": JSON}),
     "no type of content": (422, {"data": "{}"}),
