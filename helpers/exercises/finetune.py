@@ -137,6 +137,11 @@ def _gpus(
     return max(least, up(divided * parameters / room)) if room > 0 else none
 
 
+def _negative_gpus(parameters: int, card_gb: float, free_gb: float) -> int | None:
+    room = (card_gb - free_gb) * 10**9 - 2 * parameters
+    return math.ceil(14 * parameters / room) if room else None
+
+
 @exercise_check
 def gpus_needed(answer: Callable[[int, float, float], int | None]) -> Verdict:
     """Exercise 3: the smallest number of GPUs that hold a model with ZeRO stage 2, without offloading."""
@@ -164,9 +169,7 @@ def gpus_needed(answer: Callable[[int, float, float], int | None]) -> Verdict:
         "The weights alone do not fit, and stage 2 does not divide them: return None.": lambda p, c, f: _gpus(
             p, c, f, none=0
         ),
-        "A number below 0 means that the weights alone do not fit: return None.": lambda p, c, f: math.ceil(
-            14 * p / ((c - f) * 1e9 - 2 * p)
-        ),
+        "A number below 0 means that the weights alone do not fit: return None.": _negative_gpus,
         "Return a whole number of GPUs: round up.": lambda p, c, f: _gpus(p, c, f, up=lambda exact: exact),
         "Each GPU holds the weights: subtract them from every card, not once from all.": lambda p, c, f: (
             max(1, math.ceil(16 * p / ((c - f) * 1e9))) if (c - f) * 1e9 > 2 * p else None

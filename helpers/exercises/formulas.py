@@ -52,12 +52,14 @@ def judge_formula(
     expected = [formula(*case.values()) for case in cases]
     for case, got, wanted in zip(cases, results, expected, strict=True):
         if not _close(got, wanted):
-            return not_right(
-                f"{_said(got)} for {_named(case)}", _said(wanted), _fitting(results, cases, mistakes, hint)
-            )
-        if whole and wanted is not None and not isinstance(as_number(got), int):
-            float_hint = "The number is right, but a float: int() or math.ceil() makes it whole."
-            return not_right(f"{got!r} for {_named(case)}", _said(wanted), float_hint)
+            fitting = _fitting(results, cases, mistakes, hint)
+            if got is None and fitting == hint:
+                fitting = f"None is no answer here: is there a return on every way? {hint}"
+            return not_right(f"{_said(got)} for {_named(case)}", _said(wanted), fitting)
+    for case, got in zip(cases, results, strict=True):
+        if whole and got is not None and not isinstance(as_number(got), int):
+            hint = "The number is right, but a float: int() or math.ceil() makes it whole."
+            return not_right(f"{got!r} for {_named(case)}", "a whole number", hint)
     return None
 
 

@@ -40,9 +40,6 @@ def replicas_needed(answer: Callable[..., int]) -> Verdict:
         "A replica that is always busy is enough: round up only what is no whole number.": lambda n, s, a: (
             int(n * s / a) + 1
         ),
-        "Round once, at the end: what is under way need not be whole.": lambda n, s, a: max(
-            1, math.ceil(math.ceil(n * s) / a)
-        ),
         "seconds_each counts as well: multiply it by per_second.": lambda n, s, a: max(1, math.ceil(n / a)),
         "A replica that needs longer is worth less: multiply by seconds_each, do not divide.": lambda n, s, a: max(
             1, math.ceil(n / s / a)

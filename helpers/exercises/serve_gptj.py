@@ -187,12 +187,15 @@ def _wrong_stream(got: list[tuple[int, Any]], pieces: list[str], stop: str, take
 
 
 def _stream_hint(said: str, text: str, whole: str, stop: str) -> str:
-    if stop in whole and said == text + stop:
-        return "The stop itself does not belong to the answer."
-    if stop in said and said != whole:
-        return "The first stop ends it, not the last."
     if said == whole:
-        return "The stop can be split over several pieces: look in what you have kept and the new piece together."
+        return (
+            "The stop can be split over several pieces: look in what you have kept and the new piece together, "
+            "and keep the longest end with which it could begin."
+        )
+    if said == text + stop:
+        return "The stop itself does not belong to the answer."
+    if stop in said:
+        return "The first stop ends it, not the last."
     if said == text + stop[: len(said) - len(text)]:
         return "That shows the beginning of the stop: keep back an end that the stop could begin with."
     if text.startswith(said) and stop not in whole:

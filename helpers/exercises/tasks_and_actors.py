@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -77,9 +78,8 @@ def first_answers(answer: Callable[[list[Any], int], list[Any]]) -> Verdict:
     """Exercise 2: the values of the n tasks that finish first; the others do not finish before you answer."""
     if (missing := without_ray()) is not None:
         return missing
-    ready = answer([ray.put(9)], 1)
-    if as_list(ready) != [9]:
-        return not_right(ready, "[9], as one task is ready with the value 9", "Return a list of n values.")
+    with suppress(ValueError):  # a stub is found out without a task; other mistakes show below
+        answer([ray.put(9)], 1)
     task = Watched()
     try:
         # Items, the places of those that finish, and n. Where more have finished, any n of them are right.

@@ -32,23 +32,22 @@ def search_space(answer: dict[str, Any]) -> Verdict:
         if not isinstance(domain, Domain):
             hint = "A plain value is the same in every trial: draw it with tune.choice, tune.uniform and their like."
             return not_right(f"{name!r}: {type(domain).__name__}", "something to draw from", hint)
-    draws = _draw(answer)
     return (
-        _real("lr", draws["lr"], 1e-4, 1e-1, logarithmic=True)
-        or _layers(draws["layers"])
-        or _real("momentum", draws["momentum"], 0.8, 0.99, logarithmic=False)
-        or _activation(draws["activation"])
+        _real("lr", _draw(answer["lr"]), 1e-4, 1e-1, logarithmic=True)
+        or _layers(_draw(answer["layers"]))
+        or _real("momentum", _draw(answer["momentum"]), 0.8, 0.99, logarithmic=False)
+        or _activation(_draw(answer["activation"]))
         or right("every value can be drawn, and each power of ten of the learning rate equally often.")
     )
 
 
-def _draw(space: dict[str, Domain]) -> dict[str, list[Any]]:
-    """Draws of each setting; always the same ones, and the reader's own random numbers are not touched."""
+def _draw(domain: Domain) -> list[Any]:
+    """Draws of a setting; always the same ones, and the reader's own random numbers are not touched."""
     kept, kept_too = np.random.get_state(), random.getstate()
     try:
         np.random.seed(0)
         random.seed(0)
-        return {name: [domain.sample() for _ in range(DRAWS)] for name, domain in space.items()}
+        return [domain.sample() for _ in range(DRAWS)]
     finally:
         np.random.set_state(kept)
         random.setstate(kept_too)
