@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import aiohttp
@@ -719,6 +720,89 @@ def test_no_client_hangs_when_a_replica_dies_under_32_streams(url: str, prompts:
             again = requests.post(f"{url}/generate", json=order, timeout=60).json()
             assert again["text"].startswith(end["text"])
     wait_for(lambda: len(replica_pids()) == 2 and bool(replica_pids() - before), 60)
+
+
+def test_streams_tell_proxies_not_to_collect_them(url: str) -> None:
+    # nginx and others collect an answer in memory, and hand it on when it is complete.
+    with requests.post(f"{url}/stream", json=GOOD, stream=True, timeout=60) as reply:
+        assert (reply.headers["X-Accel-Buffering"], reply.headers["Cache-Control"]) == ("no", "no-cache")
+        assert reply.headers["Content-Type"] == "application/x-ndjson"
+        assert "Content-Length" not in reply.headers and len(list(reply.iter_lines())) >= 1
+
+
+HANG = 666  # the seed of a request whose second token never comes
+
+
+@pytest.fixture(scope="module")
+def watched(serve_port: int) -> Iterator[str]:
+    """Two replicas of a model that can hang, with the shipped options."""
+
+    class Watched(service.Model.func_or_class):
+        """The shipped model with an engine that can hang; it keeps a list of the blocks that the model computes."""
+
+        def __init__(self) -> None:
+            super().__init__(data.tiny_gptj, context=512)
+            plain_step, plain_forward, self.blocks = self.engine.step, service.forward, []
+
+            def step(new: list) -> None:
+                while any(row.seed == HANG for row in self.engine.rows):
+                    time.sleep(1)
+                plain_step(new)
+
+            def forward(model: Any, ids: torch.Tensor, *more: Any, **options: Any) -> torch.Tensor:
+                self.blocks.append(ids.numel())
+                return plain_forward(model, ids, *more, **options)
+
+            self.engine.step, service.forward = step, forward
+
+        def seen_blocks(self) -> list[int]:
+            return self.blocks
+
+    shipped = service.build(service.Settings(slots=4))._bound_deployment.init_kwargs["tuned"]._bound_deployment
+    model = shipped.options(
+        func_or_class=Watched,
+        name="watched",
+        ray_actor_options={"num_cpus": 0.1},
+        max_ongoing_requests=40,
+        user_config={"slots": 4, "step_limit_s": 60},
+    )
+    api = service.Api.options(ray_actor_options={"num_cpus": 0.1}, max_ongoing_requests=100)
+    serve.run(api.bind(tuned=model.bind()), name="watched", route_prefix="/watched")
+    yield f"http://127.0.0.1:{serve_port}/watched"
+    serve.delete("watched")
+
+
+def test_long_texts_are_scored_in_blocks_of_bounded_size(watched: str) -> None:
+    texts = [[(7 * i + place) % 1000 for place in range(400 + i % 50)] for i in range(12)]
+
+    def score(text: list[int]) -> float:
+        return requests.post(f"{watched}/score", json={"tokens": text}, timeout=60).json()["loss"]
+
+    with ThreadPoolExecutor(len(texts)) as pool:
+        together = list(pool.map(score, texts))
+    model, _ = service.load(str(data.tiny_gptj()))
+    assert together == pytest.approx([service.losses(model, [text])[0] for text in texts], abs=1e-4)
+    found = serve.get_deployment_handle("watched", "watched").broadcast("seen_blocks").results(timeout_s=20)
+    blocks = [block for replica in found for block in replica]
+    assert sum(blocks) >= sum(map(len, texts)) and max(blocks) > 450, "some texts share a block"
+    assert max(blocks) <= service.PLACES
+
+
+def test_no_client_waits_for_a_step_that_never_returns(watched: str) -> None:
+    def pids() -> set[int]:
+        actors = list_actors(filters=[("state", "=", "ALIVE")])
+        return {actor.pid for actor in actors if actor.class_name == "ServeReplica:watched:watched"}
+
+    before, model = pids(), serve.get_deployment_handle("watched", "watched")
+    assert len(before) == 2
+    model.broadcast("reconfigure", {"slots": 4, "step_limit_s": 3}).results(timeout_s=20)
+    seen = streams(watched, [GOOD | {"seed": seed, "max_new_tokens": 60} for seed in (HANG, *range(9))])
+    ends = Counter(one["end"] for one in seen)
+    assert seen[0]["end"] == "error" and set(ends) == {"done", "error"}, seen
+    assert ends["error"] <= 4, "as many as the replica that hung had slots"
+    assert {one["error"] for one in seen if "error" in one} == {"the replica was lost: ask again"}
+    wait_for(lambda: len(pids()) == 2 and len(pids() - before) == 1, 90)
+    assert requests.post(f"{watched}/generate", json=GOOD, timeout=60).status_code == 200
 
 
 def test_full_service_refuses_at_once(serve_port: int) -> None:
