@@ -40,9 +40,12 @@ notebooks: $(READY) ## run the notebooks and refresh their committed outputs
 rehearse: $(READY) ## a few steps of a GPT-J as wide as the 6B model; takes minutes and most of the memory
 	$(BIN)/python tools/rehearse.py $(ARGS)
 
-lock: $(READY) ## compile requirements.txt from pyproject.toml
+lock: $(READY) ## compile requirements.txt from pyproject.toml, and the environment of cluster/vllm
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 		--no-emit-index-url --custom-compile-command "make lock" pyproject.toml --output-file requirements.txt
+	$(BIN)/uv pip compile --quiet --python-platform linux --python-version 3.12 --generate-hashes --no-annotate \
+		--no-emit-index-url --custom-compile-command "make lock" \
+		cluster/vllm/requirements.in --output-file cluster/vllm/requirements.txt
 
 clean: ## remove what was made here: environment, unpacked data, results
 	rm -rf .venv .report .pytest_cache .ruff_cache .hypothesis build *.egg-info data/.cache results
