@@ -75,6 +75,38 @@ def _explanation(error: Exception) -> str:
     )
 
 
+def check_workers(folder: str | None, workers: int) -> None:
+    """Refuse a checkpoint of another number of workers before a model is loaded for it.
+
+    With ZeRO each worker saves its own part of the optimizer's numbers, and DeepSpeed reads them back only into as many
+    parts as were saved. It finds out late, after minutes of loading.
+
+    Args:
+        folder: a checkpoint that Trainer saved, or None if training begins without one.
+        workers: how many workers are about to train.
+
+    Raises:
+        ValueError: the checkpoint has the parts of another number of workers, or none at all.
+
+    Source: deepspeed/runtime/engine.py of DeepSpeed 0.19 names the files of the parts.
+    """
+    if folder is None:
+        return
+    saved = len(list(Path(folder).glob("global_step*/*_optim_states.pt")))
+    if saved == workers:
+        return
+    found = f"was saved by {_counted(saved)}" if saved else "holds no optimizer states of DeepSpeed"
+    raise ValueError(
+        f"The checkpoint {Path(folder).name} {found}, but {_counted(workers)} would go on from it. Train with "
+        f"{_counted(saved) if saved else 'a whole checkpoint'}, or start a new run from its weights alone: give its "
+        "folder to from_pretrained instead of resuming."
+    )
+
+
+def _counted(workers: int) -> str:
+    return f"{workers} worker" if workers == 1 else f"{workers} workers"
+
+
 def prepare_deepspeed(compiled: bool) -> None:
     """Let DeepSpeed join the process group of this worker; call it before the model is loaded.
 
