@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -9,10 +10,14 @@ import secrets
 import socket
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import ray
+from ray.util import placement_group, remove_placement_group
 
 # Each is set only where the reader has not set it. Why each of them is here:
 ENVIRONMENT = {
@@ -69,6 +74,44 @@ def ray_options(**settings: Any) -> dict[str, Any]:
     return {"address": "local", "dashboard_port": port, **quiet, **settings}
 
 
+def require_resources(bundles: list[dict[str, float]], wait_s: float = 20) -> None:
+    """Say within seconds what the cluster lacks, where Ray would wait for it without a word.
+
+    Each bundle must fit on one node as a whole, as a task, an actor or a training worker must. What counts is what the
+    nodes have, not what is free at the moment: Ray waits for what others still use. During the wait a placement group
+    asks for the bundles, so that an autoscaler, if there is one, knows which nodes to add.
+
+    Args:
+        bundles: what is needed at the same time, such as [{"CPU": 1, "GPU": 1}] * 16.
+        wait_s: how long to wait for nodes that are still joining.
+
+    Raises:
+        RuntimeError: Ray has not been started, or the nodes cannot hold the bundles.
+
+    Source: written for this course, on ray.nodes and placement groups.
+    """
+    if not ray.is_initialized():
+        raise RuntimeError("require_resources asks the cluster, but Ray has not been started: call ray.init first.")
+    asked = [{name: amount for name, amount in bundle.items() if amount > 0} for bundle in bundles]
+    asked = [bundle for bundle in asked if bundle]
+    if _first_without_room(asked, _nodes()) is None:
+        return
+    print(f"waiting up to {wait_s:g} s for nodes with {_counted(asked)} ...", flush=True)
+    demand = placement_group(asked)
+    end = time.monotonic() + wait_s
+    try:
+        while True:
+            nodes = _nodes()
+            lacking = _first_without_room(asked, nodes)
+            if lacking is None:
+                return
+            if time.monotonic() >= end:
+                raise RuntimeError(_shortage(asked, lacking, nodes))
+            time.sleep(0.5)
+    finally:
+        remove_placement_group(demand)
+
+
 @contextmanager
 def hidden_stderr() -> Iterator[None]:
     """Hide what this process writes to stderr, also what C++ code writes past Python.
@@ -111,6 +154,63 @@ def free_port(preferred: int) -> int:
     raise OSError("No free port on 127.0.0.1: close a program that listens there and try again.")
 
 
+def _nodes() -> list[dict[str, float]]:
+    """What each living node has."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _first_without_room(bundles: list[dict[str, float]], nodes: list[dict[str, float]]) -> dict[str, float] | None:
+    """Lay bundles onto nodes, the demanding ones first, and return the first that finds no room; None if all do."""
+    left = [dict(node) for node in nodes]
+    for bundle in sorted(bundles, key=lambda bundle: (len(bundle), sum(bundle.values())), reverse=True):
+        fitting = [node for node in left if all(node.get(name, 0) >= amount for name, amount in bundle.items())]
+        if not fitting:
+            return bundle
+        node = min(fitting, key=len)  # what needs no GPU goes to a node without one, if there is one
+        for name, amount in bundle.items():
+            node[name] -= amount
+    return None
+
+
+def _shortage(bundles: list[dict[str, float]], lacking: dict[str, float], nodes: list[dict[str, float]]) -> str:
+    """The message of require_resources: what is missing, what was asked for, what the cluster has, what to do."""
+    asked, there = _sum(bundles), _sum(nodes)
+    missing = [name for name in asked if asked[name] > there.get(name, 0)]
+    what = " and ".join(missing) if missing else f"a node with room for {_amounts(lacking)} at once"
+    have = [{name: node.get(name, 0) for name in asked} for node in nodes]
+    made_up = {name: asked[name] for name in missing if name not in ("CPU", "GPU", "memory", "object_store_memory")}
+    option = f" --resources='{json.dumps(made_up)}'" if made_up else ""
+    return (
+        f"The cluster lacks {what}: this notebook asks for {_counted(bundles)}, each on one node, and its nodes have "
+        f"{_counted(have)}. Ask for less, or add a node (on another machine: `ray start "
+        f"--address=HEAD:PORT{option}`); if an autoscaler adds nodes, give it time: "
+        "require_resources(..., wait_s=600)."
+    )
+
+
+def _sum(bundles: list[dict[str, float]]) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for bundle in bundles:
+        for name, amount in bundle.items():
+            total[name] = total.get(name, 0) + amount
+    return total
+
+
+def _counted(bundles: list[dict[str, float]]) -> str:
+    """For example '2 × (1 CPU + 1 GPU) and 1 × (4 CPU)': equal ones are counted."""
+    counts = Counter(_amounts(bundle) for bundle in bundles)
+    return " and ".join(f"{count} × ({text})" for text, count in counts.items())
+
+
+def _amounts(resources: dict[str, float]) -> str:
+    """For example '1 CPU + 1 GPU'; bytes in GB."""
+    parts = [
+        f"{amount / 1e9:.1f} GB of {name}" if name.endswith("memory") else f"{amount:g} {name}"
+        for name, amount in resources.items()
+    ]
+    return " + ".join(parts)
+
+
 def _loopback_only() -> None:
     """Let the new cluster listen on 127.0.0.1 and nowhere else.
 
@@ -133,8 +233,6 @@ def _only_lasting_shortage(record: logging.LogRecord) -> bool:
     """
     if "does not have any available CPUs" not in record.getMessage():
         return True
-    import ray
-
     for _ in range(20):
         if ray.available_resources().get("CPU"):
             return False

@@ -17,6 +17,7 @@ from unittest import mock
 
 import pytest
 import ray
+from ray.util import placement_group_table
 
 import helpers
 from helpers import session
@@ -166,6 +167,7 @@ def test_free_port_is_kept(taken_port: int) -> None:
 
 JOIN = """
 import ray
+from ray.util import placement_group_table
 from helpers.session import ray_options
 
 ray.init(**ray_options(num_cpus=2))
@@ -272,3 +274,76 @@ def test_warning_that_no_cpu_is_free_is_kept_only_if_it_lasts(
     assert session._only_lasting_shortage(record) is shown
     record.msg = "another warning"
     assert session._only_lasting_shortage(record)
+
+
+def test_resources_that_are_there_are_accepted_at_once(ray_session: None, capsys: pytest.CaptureFixture[str]) -> None:
+    session.require_resources([{"CPU": 1, "GPU": 0}] * 2 + [{}])
+    assert capsys.readouterr().out == ""
+
+
+def test_resources_that_are_missing_are_named(ray_session: None) -> None:
+    bundles = [{"CPU": 1, "GPU": 1}] * 2 + [{"camera": 1}]
+    with pytest.raises(RuntimeError, match="lacks GPU and camera: ") as raised:
+        session.require_resources(bundles, wait_s=0.1)
+    message = str(raised.value)
+    assert "asks for 2 × (1 CPU + 1 GPU) and 1 × (1 camera)" in message
+    assert "nodes have 1 × (2 CPU + 0 GPU + 0 camera)" in message
+    assert """--resources='{"camera": 1}'""" in message and "wait_s=600" in message
+    assert not [group for group in placement_group_table().values() if group["state"] != "REMOVED"]
+
+
+def nodes_with(*resources: dict[str, float]) -> list[dict[str, object]]:
+    return [{"Alive": True, "Resources": own} for own in resources]
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("nodes", "bundles", "lacking"),
+    [
+        ([{"CPU": 1}, {"CPU": 1}], [{"CPU": 2}], "a node with room for 2 CPU at once"),
+        ([{"CPU": 3}, {"CPU": 3}], [{"CPU": 2}] * 3, "a node with room for 2 CPU at once"),
+        ([{"CPU": 1, "GPU": 1}, {"CPU": 1}], [{"CPU": 1}, {"CPU": 1, "GPU": 1}], ""),  # only one way fits
+        ([{"CPU": 1}, {"GPU": 1}], [{"CPU": 1, "GPU": 1}], "a node with room for 1 CPU + 1 GPU at once"),
+        ([{"CPU": 2, "memory": 4e9}], [{"memory": 6e9}], "memory"),
+        ([{"CPU": 2}], [{"GPU": 0.5}] * 2, "GPU"),
+        ([{"GPU": 1}], [{"GPU": 0.5}] * 2, ""),
+        ([], [{"CPU": 1}], "CPU"),
+    ],
+)
+def test_bundles_are_laid_onto_nodes_whole(
+    monkeypatch: pytest.MonkeyPatch,
+    nodes: list[dict[str, float]],
+    bundles: list[dict[str, float]],
+    lacking: str,
+) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    dead = {"Alive": False, "Resources": {"CPU": 64, "GPU": 8, "memory": 1e12}}
+    monkeypatch.setattr(ray, "nodes", lambda: [dead, *nodes_with(*nodes)])
+    monkeypatch.setattr(session, "placement_group", lambda bundles: None)
+    monkeypatch.setattr(session, "remove_placement_group", lambda group: None)
+    if not lacking:
+        session.require_resources(bundles, wait_s=0)
+        return
+    with pytest.raises(RuntimeError) as raised:
+        session.require_resources(bundles, wait_s=0)
+    assert str(raised.value).startswith(f"The cluster lacks {lacking}: ")
+
+
+@pytest.mark.fast
+def test_a_node_that_joins_meanwhile_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    states = iter([[{"CPU": 2}], [{"CPU": 2}], [{"CPU": 2}, {"CPU": 2, "GPU": 1}]])
+    removed = []
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "nodes", lambda: nodes_with(*next(states)))
+    monkeypatch.setattr(session, "placement_group", lambda bundles: bundles)
+    monkeypatch.setattr(session, "remove_placement_group", removed.append)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    session.require_resources([{"GPU": 1}], wait_s=60)
+    assert removed == [[{"GPU": 1}]]
+
+
+@pytest.mark.fast
+def test_resources_are_asked_for_after_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(RuntimeError, match="call ray.init first"):
+        session.require_resources([{"CPU": 1}])
