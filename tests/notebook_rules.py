@@ -23,6 +23,7 @@ from nbformat.v4 import nbjson
 from nbformat.validator import iter_validate
 
 from tests.forbidden import machine_paths
+from tests.notebook_outputs import not_of_ray
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NOTEBOOKS = REPOSITORY / "notebooks"
@@ -506,15 +507,15 @@ def outputs_are_committed(path: Path, notebook: Any) -> list[str]:
 
 @rule
 def outputs_are_clean(path: Path, notebook: Any) -> list[str]:
-    """No error and nothing on stderr."""
+    """No error, and on stderr nothing but Ray's own messages."""
     problems = []
     for i, cell in _cells(notebook, "code"):
         for output in cell.outputs:
             if output.output_type == "error":
                 problems.append(f"{_at(path, i)} shows the error {output.get('ename')}: mend the cell and refresh.")
             elif output.output_type == "stream" and output.name == "stderr":
-                line = str(output.text).strip().splitlines() or [""]
-                problems.append(f"{_at(path, i)} writes to stderr: {line[0][:100]!r}. Find out why and silence it.")
+                if line := not_of_ray(str(output.text)):
+                    problems.append(f"{_at(path, i)} writes to stderr: {line[:100]!r}. Find out why and silence it.")
     return problems
 
 

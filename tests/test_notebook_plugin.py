@@ -242,6 +242,70 @@ def test_a_progress_line_keeps_its_last_state() -> None:
     assert notebook.metadata["ray_course"]["seconds"] == 61
 
 
+STARTED = (
+    "2026-11-26 02:11:44,861\tINFO worker.py:2029 -- Started a local Ray instance. View the dashboard at "
+    "\x1b[1m\x1b[32mhttp://127.0.0.1:8265 \x1b[39m\x1b[22m\n"
+)
+DIED = (
+    "\x1b[33m(raylet)\x1b[0m A worker died or was killed. Lease ID: 0d0000003a5097bc82b4919b37b8c62036b3fe8ff6894f64 "
+    'Worker port: 41123 Worker PID: 14006\n  File "/tmp/rcx1/ipykernel_77/1234.py", line 5, in busy\n'
+    '  File "/' + 'home/ann/.venv/lib/python3.11/site-packages/ray/x.py", line 7\n'
+    "logs in /tmp/rcx1/ray/session_2026-11-26_02-11-37_8_1/logs/worker.err\n"
+)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("name", "written", "committed"),
+    [
+        (
+            "stderr",
+            STARTED,
+            "INFO worker.py:2029 -- Started a local Ray instance. View the dashboard at http://127.0.0.1:8265 \n",
+        ),
+        ("stdout", "\x1b[36m(f pid=8579)\x1b[0m hello\n", "(f) hello\n"),
+        ("stdout", "(Counter.add pid=8579, ip=10.1.2.3) hello pid=5\n", "(Counter.add) hello pid=...\n"),
+        ("stdout", "(pid=8579) hello\n", "(worker) hello\n"),
+        (
+            "stderr",
+            "[2026-11-26 02:11:51,220 W 8683 8683] network_util.cc:330: no network\n",
+            "[W] network_util.cc:330: no network\n",
+        ),
+        (
+            "stdout",
+            DIED,
+            "(raylet) A worker died or was killed. Lease ID: ... Worker port: ... Worker PID: ...\n"
+            '  File "cell", line 5, in busy\n  File "ray/x.py", line 7\n'
+            "logs in /tmp/ray/session_latest/logs/worker.err\n",
+        ),
+        ("stdout", "process 3, 0x1f, worker: 12\n", "process 3, 0x1f, worker: 12\n"),
+    ],
+)
+def test_messages_of_ray_are_committed_without_what_changes(name: str, written: str, committed: str) -> None:
+    notebook = new_notebook(cells=[new_code_cell("x", outputs=[new_output("stream", name=name, text=written)])])
+    notebook_outputs.normalise(notebook, 1)
+    assert notebook.cells[0].outputs[0].text == committed
+    assert notebook_outputs.unfit_outputs(notebook) == []
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a warning\n",
+        "(f) fine\nnot of Ray\n",
+        "cell.py:3: UserWarning: the copy is slow\n  x = y\n",
+        "(f) x.py:3: DeprecationWarning: use y\n",
+        "INFO worker.py:1 -- started\nTraceback (most recent call last):\n",
+        "ERROR worker.py:1 -- broken\n",
+    ],
+)
+def test_other_lines_on_stderr_are_unfit(text: str) -> None:
+    notebook = new_notebook(cells=[new_code_cell("x", outputs=[new_output("stream", name="stderr", text=text)])])
+    problems = notebook_outputs.unfit_outputs(notebook)
+    assert len(problems) == 1 and "writes to stderr" in problems[0]
+
+
 @pytest.mark.fast
 @pytest.mark.parametrize("text", ["/" + "home/someone/x.py", "/tmp/rcx/y", "/" + "root/x", r"C:\Users\x"])
 def test_a_path_of_the_machine_is_unfit(text: str) -> None:
