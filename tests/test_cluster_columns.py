@@ -49,6 +49,7 @@ COLUMNS = [
             "distributed_trials": 2,
         },
         on_both_nodes="ImplicitFunc",
+        until="restore",
     ),
     Column(
         "06_serve_fashion_mnist",
@@ -69,7 +70,7 @@ COLUMNS = [
             "test_blocks": 20,
         },
         on_both_nodes="RayTrainWorker",
-        until="recovery",
+        until="speed",
     ),
     Column(
         "08_serve_gptj",
@@ -88,7 +89,7 @@ COLUMNS = [
     ),
 ]
 # The names of Ray's own actors that stay on a cluster when a notebook has left it.
-OF_RAY = {"_AutoscalingCoordinatorActor", "AutoscalingRequester"}
+OF_RAY = {"_AutoscalingCoordinatorActor", "AutoscalingRequester", "_StatsActor"}
 
 
 @pytest.fixture(scope="module")
