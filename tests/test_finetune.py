@@ -162,7 +162,7 @@ WITHOUT_COMPILER = """
 import ray
 from helpers.session import ray_options
 
-ray.init(**ray_options(num_cpus=2))
+ray.init(**ray_options(num_cpus=2, log_to_driver=False))
 problem = ray.get(ray.remote(num_cpus=1)(compile_operators).remote())
 history = rehearse.train(globals(), steps=4, compiled=problem is None)
 # With a rate of 0 the weights stay, so both must find the same loss on the same validation blocks.
