@@ -48,11 +48,17 @@ def cluster(token: str = "") -> Iterator[Running]:
     """`ray start --head`, on ports and in a folder of its own; ended by its process, not by `ray stop`."""
     folder = Path(tempfile.mkdtemp(prefix="rc", dir="/tmp" if os.name == "posix" else None))  # sockets need short paths
     ports = {name: free_port(0) for name in ("port", "ray-client-server-port", "dashboard-port")}
-    agent = free_port(0)
     auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token} if token else {"RAY_AUTH_MODE": "disabled"}
     command = [RAY, "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1"]
     command += [f"--{name}={port}" for name, port in ports.items()]
-    command += [f"--dashboard-agent-listen-port={agent}", f"--temp-dir={folder}"]
+    # With ports that it is told, Ray does not wait for its agents to choose some, at most 15 seconds, and give up.
+    agents = (
+        "dashboard-agent-grpc-port",
+        "dashboard-agent-listen-port",
+        "metrics-export-port",
+        "runtime-env-agent-port",
+    )
+    command += [f"--{name}={free_port(0)}" for name in agents] + [f"--temp-dir={folder}"]
     with (folder / "log").open("w") as log:
         head = subprocess.Popen(command, env=environment(folder, **auth), stdout=log, stderr=log)
     try:
