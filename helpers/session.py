@@ -238,7 +238,7 @@ def _set_local(variables: dict[str, str]) -> None:
 
 
 def _own_folder() -> dict[str, str]:
-    """RAY_TMPDIR with a folder of this user, where another user's Ray has files in the shared one that only they may write.
+    """RAY_TMPDIR with a folder of this user, where another user has files in the shared one that only they may write.
 
     Its path is short, because Ray keeps sockets in it, whose paths may have 107 bytes at most.
     """
