@@ -203,12 +203,14 @@ def test_answers_are_many() -> None:
 def test_right_answer_on_a_slow_machine(ray_session: None) -> None:
     """Somebody else takes the processor between any two calls: slowness is no mistake."""
 
+    import ray
+
     def slow_map(task: Any, items: list[Any]) -> list[Any]:
         refs = []
         for item in items:
             time.sleep(0.7)
             refs.append(task.remote(item))
-        return n01.ray.get(refs)
+        return ray.get(refs)
 
     assert tasks_and_actors.parallel_map(slow_map).status == "right"
 
@@ -240,7 +242,7 @@ def wait_one_by_one_for_what_never_comes() -> None:
 
 
 @pytest.mark.parametrize("answer", [wait_for_what_never_comes, wait_one_by_one_for_what_never_comes])
-def test_waiting_for_ever_is_not_right(ray_session: None, monkeypatch: pytest.MonkeyPatch, answer: Callable) -> None:
+def test_endless_waiting_is_not_right(ray_session: None, monkeypatch: pytest.MonkeyPatch, answer: Callable) -> None:
     monkeypatch.setattr(verdict, "TIME_LIMIT", 1.0)
     found = _check_that_calls(answer)
     assert found.status == "not right"
