@@ -69,7 +69,7 @@ def deploy(serve_port: int, tmp_path_factory: pytest.TempPathFactory) -> Callabl
 @pytest.fixture(scope="module")
 def url(serve_port: int, deploy: Callable[[str], None]) -> Iterator[str]:
     deploy("1")
-    wait_for(lambda: serve.status().applications["fashion"].status == "RUNNING", 120)
+    wait_for(lambda: serve.status().applications["fashion"].status == "RUNNING", 240)
     yield f"http://127.0.0.1:{serve_port}"
     serve.delete("fashion")
 
@@ -235,28 +235,30 @@ def replica_pids() -> set[int]:
 def test_no_request_fails_while_replicas_are_killed(url: str) -> None:
     with load(url) as seen:
         for _ in range(2):
-            time.sleep(2)
+            answered = len(seen)
+            wait_for(lambda enough=answered + 25: len(seen) >= enough, 120)
             before = replica_pids()
             os.kill(min(before), signal.SIGKILL)
-            wait_for(lambda before=before: len(new := replica_pids()) == 2 and bool(new - before), 60)
+            wait_for(lambda before=before: len(new := replica_pids()) == 2 and bool(new - before), 180)
+        answered = len(seen)
+        wait_for(lambda: len(seen) >= answered + 25, 120)
     assert not failed(seen), Counter(failed(seen))
-    assert len(seen) > 50
 
 
 def test_load_would_notice_a_failure(url: str) -> None:
     with load(f"{url}/price") as seen:
-        time.sleep(0.5)
-    assert seen and len(failed(seen)) == len(seen)
+        wait_for(lambda: bool(seen), 60)
+    assert len(failed(seen)) == len(seen)
     with load("http://127.0.0.1:9") as seen:
-        time.sleep(0.2)
-    assert seen and {status for status, _ in seen} == {0}
+        wait_for(lambda: bool(seen), 60)
+    assert {status for status, _ in seen} == {0}
 
 
 def test_no_request_fails_during_an_update(url: str, deploy: Callable[[str], None]) -> None:
     with load(url) as seen:
-        time.sleep(1)
+        wait_for(lambda: len(seen) > 10, 120)
         deploy("2")
-        wait_for(lambda: {version for _, version in seen[-10:]} == {"2"}, 120)
+        wait_for(lambda: {version for _, version in seen[-10:]} == {"2"}, 240)
     assert not failed(seen), Counter(failed(seen))
     versions = Counter(version for _, version in seen)
     assert set(versions) == {"1", "2"} and versions["1"] > 10
