@@ -327,9 +327,7 @@ application = Theirs.bind()
 """
 
 
-def test_applications_of_somebody_else_outlive_the_notebook(
-    url: str, serve_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_applications_of_somebody_else_outlive_the_notebook(url: str, serve_port: int, tmp_path: Path) -> None:
     """What the notebook deploys, and what its last cell deletes, leave two other services alone."""
     (tmp_path / "their_service.py").write_text(THEIRS)
     config = yaml.safe_load(CONFIG.read_text())
@@ -359,8 +357,8 @@ def test_applications_of_somebody_else_outlive_the_notebook(
         assert answer_of(serve_port, "/theirs") == (200, "theirs")
         assert answer_of(serve_port, "/another") == (200, "another")
 
-        monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")  # a cluster that others use
-        exec(without_ray_shutdown(code_cells()[-1]), {"serve": serve, "os": os})
+        used_by_others = {"address": "127.0.0.1:6379"}
+        exec(without_ray_shutdown(code_cells()[-1]), {"serve": serve, "connect": used_by_others})
         assert not {"fashion", "slow"} & set(serve.status().applications)
         assert answer_of(serve_port, "/theirs") == (200, "theirs")
         assert answer_of(serve_port, "/another") == (200, "another")
@@ -371,7 +369,6 @@ def test_applications_of_somebody_else_outlive_the_notebook(
         assert answer_of(serve_port, "/another") == (200, "another")
         wait_for(lambda: serve.status().applications["fashion"].status == "RUNNING", 240)
     finally:
-        monkeypatch.undo()
         for name in {"another", "slow"} & set(serve.status().applications):
             serve.delete(name)
 
