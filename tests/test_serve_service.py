@@ -353,7 +353,7 @@ def test_applications_of_somebody_else_outlive_the_notebook(url: str, serve_port
         assert [app["name"] for app in names["config"]["applications"]] == ["fashion", "theirs"]
         names["config"]["http_options"]["port"] = serve_port
         send(names["config"], tmp_path)
-        time.sleep(2)  # what is to go is deleted in the background
+        assert serve.status().applications["theirs"].status == "RUNNING"  # or it would be DELETING now
         assert answer_of(serve_port, "/theirs") == (200, "theirs")
         assert answer_of(serve_port, "/another") == (200, "another")
 
