@@ -51,6 +51,8 @@ COUNTS = {
     "distributed_trials",
     "replicas",
     "cpus_per_replica",
+    "ingress",
+    "cpus_per_ingress",
     "clients",
     "block",
     "blocks_per_epoch",
