@@ -10,7 +10,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAIR = ("notebooks/00_start_here.ipynb", "notebooks/01_tasks_and_actors.ipynb")
-# They share the cores, so each takes up to twice as long, and longer where others work on the machine, too. Whether they
+# They share the cores, so each takes up to twice as long, and longer where others work on the machine. Whether they
 # disturb each other does not show in seconds.
 SLACK = 10.0
 SECONDS_PER_CELL = 900
