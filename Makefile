@@ -6,6 +6,10 @@ READY := .venv/.ready
 # One notebook, or all: make notebooks ONLY=notebooks/01_tasks_and_actors.ipynb
 ONLY ?= notebooks
 SECONDS_PER_CELL ?= 240
+# To edit the course itself: make lab FOLDER=notebooks
+FOLDER ?= work
+# Settings of JupyterLab: no question about news at the first start, and nothing asked of the internet.
+export JUPYTER_CONFIG_PATH := $(CURDIR)/tools/jupyter$(if $(JUPYTER_CONFIG_PATH),:$(JUPYTER_CONFIG_PATH))
 # Offline, where the system has network namespaces: what passes needs no internet.
 PYTEST = $(BIN)/python tools/offline.py $(BIN)/python -m pytest
 NBMAKE = --nbmake --nbmake-timeout $(SECONDS_PER_CELL)
@@ -17,8 +21,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-lab: $(READY) ## set up if needed, then open the course in JupyterLab
-	cd notebooks && ../$(BIN)/jupyter lab --port $(PORT) $(LAB_ARGS) 00_start_here.ipynb
+lab: $(READY) ## set up if needed, then open your own copies of the notebooks in JupyterLab
+	@$(BIN)/python tools/own_copies.py
+	$(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" --port $(PORT) $(LAB_ARGS) $(FOLDER)/00_start_here.ipynb
 
 test: $(READY) ## set up if needed, then all tests and all notebooks, offline
 	$(PYTEST) $(NBMAKE) tests notebooks

@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -86,21 +87,59 @@ def fashion_mnist_root(
     return root
 
 
-def results_dir(name: str) -> Path:
+def results_dir(name: str, shared: bool = False) -> Path:
     """Return (and make) the folder where a notebook leaves what a later one reads.
 
     Args:
         name: name of the folder, for example "fashion_mnist_resnet18".
+        shared: whether all machines of a cluster have to find it. The
+            repository is on this machine only, so the variable must be set.
 
     Returns:
         `results/<name>` in the repository, or below the folder that the
         environment variable RAY_COURSE_RESULTS names (shared storage on a cluster).
 
+    Raises:
+        DataError: the folder has to be shared, and the variable names none.
+
     Source: written for this course.
     """
+    if shared and not os.environ.get(RESULTS_VARIABLE):
+        raise DataError(
+            f"{RESULTS_VARIABLE} is not set: on a cluster it names the folder for results that all machines see under "
+            f"one path. Set it before you start Jupyter, for example: export {RESULTS_VARIABLE}=/mnt/shared/ray_course"
+        )
     folder = Path(os.environ.get(RESULTS_VARIABLE) or REPOSITORY / "results") / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def repeat_files(files: Iterable[str | os.PathLike[str]], times: int, folder: str | os.PathLike[str]) -> list[str]:
+    """Copy files several times, to try out a larger data set, and return the paths of all copies.
+
+    A longer list of the same paths is no larger data set: Ray Data's default
+    reader of Parquet reads a path once, however often it is listed in one go.
+
+    Args:
+        files: the files; their names must differ.
+        times: how many copies of each.
+        folder: where they go; it is made. Copies of an earlier call are replaced.
+
+    Raises:
+        ValueError: `times` is less than 1, or two files have one name.
+
+    Source: written for this course.
+    """
+    files = [Path(file) for file in files]
+    names = {file.name for file in files}
+    if times < 1 or len(names) != len(files):
+        raise ValueError(
+            f"repeat_files needs at least one copy and files with different names, but got {times} copies "
+            f"of {len(files)} files with {len(names)} names."
+        )
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return [str(shutil.copyfile(file, folder / f"{i:03}-{file.name}")) for i in range(times) for file in files]
 
 
 def trained_model(name: str = "fashion_mnist_resnet18") -> Path:

@@ -99,11 +99,12 @@ def bars(values: Mapping[str, float], title: str, unit: str, digits: int = 2) ->
     names, numbers = zip(*((name, float(value)) for name, value in values.items()), strict=True)
     # A few bars are told apart by colour; in a long list a colour would only look like a meaning.
     drawn = axes.barh(names, numbers, color=COLOURS[: len(names)] if len(names) <= 5 else COLOURS[0])
-    axes.bar_label(drawn, [f"{n:,.{digits}f}" for n in numbers], padding=3)
+    shown = [f"{n:z,.{digits}f}" for n in numbers]  # z: what rounds to zero is 0, not -0
+    axes.bar_label(drawn, shown, padding=3)
     axes.invert_yaxis()
     axes.margins(x=0.12)
     axes.set_xlabel(unit)
-    listed = ", ".join(f"{name} {n:,.{digits}f}" for name, n in zip(names, numbers, strict=True))
+    listed = ", ".join(f"{name} {number}" for name, number in zip(names, shown, strict=True))
     show(figure, f"Bar chart. {title}. {unit}: {listed}.")
 
 
@@ -142,10 +143,12 @@ def lines(
         x, y = (np.asarray(v) for v in values)
         style = {"marker": "os^Dvx"[i % 6]} if markers else {"linestyle": ("-", "--", "-.", ":")[i % 4]}
         axes.plot(x, y, label=name, color=COLOURS[i % len(COLOURS)], **style)
-        said.append(f"{name} goes from {y[0]:.3g} to {y[-1]:.3g}, at most {y.max():.3g}")
+        said.append(f"{name} goes from {y[0]:z.3g} to {y[-1]:z.3g}, at most {y.max():z.3g}")
     for name, height in (limits or {}).items():
         axes.axhline(height, color="grey", linestyle="--", linewidth=0.8)
-        axes.annotate(name, (0.01, height), xycoords=("axes fraction", "data"), fontsize=8, va="bottom")
+        # Beside the axes no curve can run through the name; where the legend stands there, inside.
+        place = {"xy": (0.01, height), "va": "bottom"} if log else {"xy": (1.01, height), "va": "center"}
+        axes.annotate(name, xycoords=("axes fraction", "data"), fontsize=8, annotation_clip=False, **place)
         said.append(f"a dashed line at {name}")
     if log:
         axes.set_xscale("log", base=2)
@@ -198,7 +201,7 @@ def learning_curves(
     finals = [float(np.asarray(y)[-1]) for _, y in curves]
     alt = (
         f"Line chart of {len(curves)} learning curves. {title}. {stopped} were stopped before {xlabel} {last:g}. "
-        f"Their last {ylabel} ranges from {min(finals):.3g} to {max(finals):.3g}."
+        f"Their last {ylabel} ranges from {min(finals):z.3g} to {max(finals):z.3g}."
     )
     show(figure, alt)
 

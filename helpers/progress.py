@@ -12,6 +12,9 @@ import ray
 from ray import tune
 from ray.train import Checkpoint, UserCallback
 
+# After so many seconds without a report the display says what the workers may be waiting for.
+PATIENCE_S = 20.0
+
 
 @ray.remote(num_cpus=0)
 class _Board:
@@ -103,8 +106,10 @@ class TrainingProgress:
 
     def _show(self, finished: bool) -> None:
         lines = [f"{r['time'] - self._started:6.0f} s  {self._sentence(r)}" for r in self._reports]
-        lines = lines or ["starting workers ..."]
         elapsed = time.time() - self._started
+        lines = lines or ["starting workers ..."]
+        if not self._reports and not finished and elapsed > PATIENCE_S:
+            lines += filter(None, [_what_there_is()])
         if finished:
             lines.append(f"{elapsed:6.0f} s  {self._end}")
         else:
@@ -127,6 +132,21 @@ class TrainingProgress:
         names = [name for name in metrics if name != self.step] if self.show is None else self.show
         rest = "  ".join(f"{name} {_short(metrics[name])}" for name in names if isinstance(metrics.get(name), float))
         return f"{self.step} {metrics.get(self.step, '?')} of {self.total}  {rest}"
+
+
+def _what_there_is() -> str:
+    """What the cluster has and what of it is free: too little of it is the usual reason for a start without an end."""
+    if not ray.is_initialized():
+        return ""
+    try:
+        total, free = ray.cluster_resources(), ray.available_resources()
+    except ray.exceptions.RayError:
+        return ""  # the cluster is going down
+    parts = [f"{total.get(name, 0):g} {name} ({free.get(name, 0):g} free)" for name in ("CPU", "GPU")]
+    return (
+        f"no report yet: the cluster has {' and '.join(parts)}. Workers that ask for more than is free wait; if it is "
+        "more than there is at all, interrupt this cell, and ask for less or add a node."
+    )
 
 
 def _short(number: float) -> str:

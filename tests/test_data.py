@@ -215,9 +215,9 @@ def test_two_processes_at_once(cache: Path) -> None:
     workers = [context.Process(target=unpack, args=(cache, start, answers)) for _ in range(2)]
     for worker in workers:
         worker.start()
-    found = {answers.get(timeout=30) for _ in workers}
+    found = {answers.get(timeout=120) for _ in workers}
     for worker in workers:
-        worker.join(timeout=30)
+        worker.join(timeout=120)
     assert [worker.exitcode for worker in workers] == [0, 0]
     assert found == {str(cache / "fashion_mnist_subset")}
     assert sorted(leftovers(cache)) == sorted(NAMES)
@@ -731,6 +731,24 @@ def test_stopwatch_does_not_count_a_pause(train_base: ModuleType) -> None:
     for seconds in [1.0] * 10 + [600.0] + [1.0] * 9:
         watch.add(seconds)
     assert watch.seconds == pytest.approx(10 + 19 + 3)
+
+
+@pytest.mark.parametrize("fast_with_bf16", [True, False])
+def test_number_format_comes_from_the_processor(
+    train_base: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast_with_bf16: bool
+) -> None:
+    monkeypatch.setattr(train_base, "cpu_supports_bf16", lambda: fast_with_bf16)
+    formats: set[torch.dtype] = set()
+    linear = torch.nn.functional.linear
+
+    def noted(given: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+        result = linear(given, *others)
+        formats.add(result.dtype)
+        return result
+
+    monkeypatch.setattr(torch.nn.functional, "linear", noted)
+    train_base.train(AutoTokenizer.from_pretrained(data.TINY_GPTJ), tmp_path, 2)  # two steps and an evaluation
+    assert formats == {torch.bfloat16 if fast_with_bf16 else torch.float32}
 
 
 def test_interrupted_training_goes_on_as_if_nothing_had_been(

@@ -178,6 +178,59 @@ def test_limits_and_logarithms_are_told(shown: list[Any]) -> None:
     assert "a dashed line at 24 GB" in alt
 
 
+def alt_text(shown: list[Any]) -> str:
+    """The description of the newest picture."""
+    return shown[-1]._repr_mimebundle_()[1]["image/png"]["alt"]
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The texts of each figure and where they stand, collected just before it is shown."""
+    found: list[Any] = []
+
+    def collect(figure: Any, alt: str) -> None:
+        figure.canvas.draw()
+        found.extend((text.get_text(), text.get_window_extent()) for text in figure.findobj(plt.Text))
+        found.append(("axes", figure.axes[0].get_window_extent()))
+        plt.close(figure)
+
+    monkeypatch.setattr(plots, "show", collect)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"), [(-0.3, 0, "0"), (-0.004, 2, "0.00"), (-0.6, 0, "-1"), (-0.0, 1, "0.0")]
+)
+def test_what_rounds_to_zero_has_no_minus(
+    shown: list[Any], monkeypatch: pytest.MonkeyPatch, value: float, digits: int, text: str
+) -> None:
+    labels: list[str] = []
+    bar_label = plt.Axes.bar_label
+    monkeypatch.setattr(
+        plt.Axes,
+        "bar_label",
+        lambda axes, bars, texts, **how: labels.extend(texts) or bar_label(axes, bars, texts, **how),
+    )
+    plots.bars({"shared": value, "whole": 12.0}, "Memory", "MB", digits=digits)
+    assert labels[0] == text
+    assert f"shared {text}," in alt_text(shown)
+
+
+def test_curves_and_learning_curves_know_no_minus_zero(shown: list[Any]) -> None:
+    plots.lines({"loss": ([1, 2], [-0.0, -0.0])}, "Learning", "epoch", "loss")
+    assert "loss goes from 0 to 0, at most 0" in alt_text(shown)
+    plots.learning_curves([([1], [-0.0]), ([1, 2], [1, -0.0])], "Rungs", "epoch", "accuracy", 2)
+    assert "ranges from 0 to 0." in alt_text(shown)
+
+
+def test_name_of_a_limit_stands_beside_the_points(written: list[Any]) -> None:
+    plots.lines(
+        {"streamed": ([1, 4, 16], [2.8, 2.9, 2.85])}, "Memory", "GB", "GB in use", limits={"nothing to do": 2.82}
+    )
+    places = dict(written)
+    assert places["nothing to do"].x0 >= places["axes"].x1, "the name is printed over the points"
+
+
 def test_many_values_without_marks(shown: list[Any]) -> None:
     values = range(1000)
     plots.lines({"a": (values, values), "b": (values, values)}, "Many", "x", "y", markers=False)

@@ -31,6 +31,9 @@ class Display:
 
 @pytest.fixture
 def progress(monkeypatch: pytest.MonkeyPatch) -> TrainingProgress:
+    monkeypatch.setattr(module.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(module.ray, "cluster_resources", lambda: {"CPU": 2.0, "memory": 1e9})
+    monkeypatch.setattr(module.ray, "available_resources", lambda: {"memory": 1e9})
     made = TrainingProgress("epoch", total=4)
     made._started, made._shown = NOW - 100, Display()
     monkeypatch.setattr(time, "time", lambda: NOW)
@@ -47,6 +50,21 @@ def last_text(progress: TrainingProgress, finished: bool = False) -> list[str]:
 
 
 def test_before_the_first_report(progress: TrainingProgress) -> None:
+    progress._started = NOW - 15
+    assert last_text(progress) == ["starting workers ...", "    15 s  running"]
+
+
+def test_long_start_tells_what_the_cluster_has(progress: TrainingProgress) -> None:
+    first, waiting, last = last_text(progress)
+    assert (first, last) == ("starting workers ...", "   100 s  running")
+    assert waiting.startswith("no report yet: the cluster has 2 CPU (0 free) and 0 GPU (0 free).")
+    progress._reports = [report(30, epoch=1)]
+    assert len(last_text(progress)) == 2
+
+
+def test_long_start_does_not_start_another_ray(progress: TrainingProgress, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(module.ray, "cluster_resources", lambda: pytest.fail("this would start Ray"))
     assert last_text(progress) == ["starting workers ...", "   100 s  running"]
 
 

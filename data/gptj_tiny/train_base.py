@@ -4,10 +4,12 @@
 
 The folder keeps the full state of the training, outside the repository. Run
 the same command again after an interruption: it goes on from the last state,
-with the same batches and the same dropout as without the interruption. The
-tokenizer has to be there first; make_tokenizer.py makes it. On a machine that
-has other work, too, set OMP_WAIT_POLICY=passive: threads that wait for each
-other then leave the processor to the others.
+with the same batches and the same dropout as without the interruption. It
+calculates in bfloat16 where this processor is fast with it, as the one was that
+trained the shipped model, and in float32 elsewhere. The tokenizer has to be
+there first; make_tokenizer.py makes it. On a machine that has other work, too,
+set OMP_WAIT_POLICY=passive: threads that wait for each other then leave the
+processor to the others.
 
 `--steps 200 --out FOLDER` tries it out. `--finish` ships the best state that
 there is, however far the training has come.
@@ -32,6 +34,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPTJConfig, GPTJForCausalLM, PreTrainedTokenizerBase
 
 from helpers import data
+from helpers.precision import cpu_supports_bf16
 
 HERE = Path(__file__).parent
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -174,7 +177,12 @@ def train(tokenizer: PreTrainedTokenizerBase, state: Path, steps: int) -> None:
         done, curve, processor = saved["step"], saved["curve"], saved["processor_seconds"]
         watch = Stopwatch(saved["seconds"])
     parameters = sum(value.numel() for value in model.parameters())
-    print(f"{len(text.tokens):,} training tokens, {parameters:,} parameters, from step {done}", flush=True)
+    low_precision = cpu_supports_bf16()
+    number_format = "bfloat16" if low_precision else "float32"
+    print(
+        f"{len(text.tokens):,} training tokens, {parameters:,} parameters, from step {done}, in {number_format}",
+        flush=True,
+    )
     losses: list[float] = []
     started = time.process_time()
     model.train()
@@ -184,7 +192,7 @@ def train(tokenizer: PreTrainedTokenizerBase, state: Path, steps: int) -> None:
         for group in optimizer.param_groups:
             group["lr"] = rate_of(step, steps)
         batch = batch_of(text, step)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=low_precision):
             loss = model(input_ids=batch, labels=batch).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
@@ -194,7 +202,7 @@ def train(tokenizer: PreTrainedTokenizerBase, state: Path, steps: int) -> None:
         watch.add(time.perf_counter() - began)
         if (step + 1) % EVALUATE_EVERY and step + 1 != steps:
             continue
-        found = evaluate(model, held_out, low_precision=True)["perplexity"]
+        found = evaluate(model, held_out, low_precision=low_precision)["perplexity"]
         best = min((row["validation_perplexity"] for row in curve), default=math.inf)
         curve.append(
             {
