@@ -491,6 +491,12 @@ def test_other_replica_is_asked_only_before_the_first_piece(
 # With Ray Serve -------------------------------------------------------------------------------------------------------
 
 
+def is_running() -> bool:
+    application = serve.status().applications["gptj"]
+    assert application.status != "DEPLOY_FAILED", application.message
+    return application.status == "RUNNING"
+
+
 @pytest.fixture(scope="module")
 def url(serve_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The service, deployed from the shipped config file as a reader would; all requests go to the tuned model."""
@@ -505,7 +511,7 @@ def url(serve_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     address = os.environ["RAY_API_SERVER_ADDRESS"]
     command = [sys.executable, "-m", "ray.serve.scripts", "deploy", str(path), "--address", address]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
-    wait_for(lambda: serve.status().applications["gptj"].status == "RUNNING", 120)
+    wait_for(is_running, 300)
     yield f"http://127.0.0.1:{serve_port}/gptj"
     serve.delete("gptj")
 
@@ -762,8 +768,8 @@ def watched(serve_port: int) -> Iterator[str]:
             plain_step, plain_forward, self.blocks = self.engine.step, service.forward, []
 
             def step(new: list) -> None:
-                while any(row.seed == HANG for row in self.engine.rows):
-                    time.sleep(1)
+                if any(row.seed == HANG for row in self.engine.rows):
+                    threading.Event().wait()
                 plain_step(new)
 
             def forward(model: Any, ids: torch.Tensor, *more: Any, **options: Any) -> torch.Tensor:
