@@ -120,8 +120,8 @@ def choose(scores, rows):
         weakest = best.gather(1, place.clamp(min=0))
         scores = scores.masked_fill((place >= 0) & (scores < weakest), -torch.inf)
     temperature = column([row.temperature for row in rows])
-    chances = (scores / temperature.clamp(min=0.01)).softmax(dim=1)
-    sums = chances.cumsum(dim=1)
+    chances = (scores / temperature.clamp(min=0.01).float()).softmax(dim=1)
+    sums = chances.cumsum(dim=1, dtype=torch.float64)
     if not sums[:, -1].isfinite().all():
         raise ValueError("the model answers with scores that are not numbers")
     drawn = column([row.chance.random() for row in rows]) * sums[:, -1:]
