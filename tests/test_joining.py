@@ -97,11 +97,11 @@ from helpers.session import ray_options, require_resources
 @ray.remote
 def where():
     import helpers
-    return helpers.__file__
+    return f"{helpers.__file__} {ray.get_runtime_context().gcs_address}"
 
 def run():
     ray.init(**ray_options(num_cpus=2))
-    print("FOUND", ray.get(where.remote(), timeout=60), ray.get_runtime_context().gcs_address)
+    print("FOUND", ray.get(where.remote(), timeout=60))
 
 """
 
