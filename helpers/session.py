@@ -70,7 +70,7 @@ def ray_options(**settings: Any) -> dict[str, Any]:
         runtime_env["py_modules"] = [str(Path(__file__).parent), *runtime_env.get("py_modules", [])]
         return {"address": address, **kept, "runtime_env": runtime_env}
     _token_for_its_owner()
-    port = free_port(8265)
+    port = settings.get("dashboard_port") or free_port(8265)
     # Two notebooks at once on one machine: `ray.util.state` and Ray Train find the dashboard of *their* cluster here.
     _set_local({**LOCAL_ENVIRONMENT, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}", **_own_folder()})
     return {"address": "local", "dashboard_port": port, **settings}

@@ -67,6 +67,7 @@ def test_new_cluster_says_what_ray_says(home: Path) -> None:
 def test_settings_of_the_caller_win(home: Path) -> None:
     options = ray_options(log_to_driver=False, dashboard_port=1234, logging_level="ERROR")
     assert options == {"address": "local", "log_to_driver": False, "dashboard_port": 1234, "logging_level": "ERROR"}
+    assert os.environ["RAY_API_SERVER_ADDRESS"] == "http://127.0.0.1:1234"
 
 
 @pytest.mark.fast

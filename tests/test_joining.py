@@ -6,16 +6,16 @@ import os
 import re
 import secrets
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
@@ -37,10 +37,26 @@ class Running:
     dashboard: str
     token: str = ""
 
+    @property
+    def port(self) -> str:
+        """Workers may know the same machine by another address."""
+        return self.address.rpartition(":")[2]
+
 
 def environment(home: Path, **variables: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
     return kept | {"HOME": str(home), "PYTHONPATH": str(REPOSITORY), "RAY_USAGE_STATS_ENABLED": "0"} | variables
+
+
+def end_with_children(head: subprocess.Popen) -> None:
+    """SIGTERM lets `ray start --block` end its cluster; whatever is left of it after some seconds is killed."""
+    started = psutil.Process(head.pid).children(recursive=True) if head.poll() is None else []
+    head.terminate()
+    _, left = psutil.wait_procs(started, timeout=20)
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    head.wait(timeout=20)
 
 
 @contextmanager
@@ -69,11 +85,7 @@ def cluster(token: str = "") -> Iterator[Running]:
         here = [f"127.0.0.1:{port}" for port in ports.values()]
         yield Running(here[0], f"ray://{here[1]}", f"http://{here[2]}", token)
     finally:
-        head.send_signal(signal.SIGTERM)
-        try:
-            head.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            head.kill()
+        end_with_children(head)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -97,11 +109,11 @@ from helpers.session import ray_options, require_resources
 @ray.remote
 def where():
     import helpers
-    return helpers.__file__
+    return f"{helpers.__file__} {ray.get_runtime_context().gcs_address}"
 
 def run():
     ray.init(**ray_options(num_cpus=2))
-    print("FOUND", ray.get(where.remote(), timeout=60), ray.get_runtime_context().gcs_address)
+    print("FOUND", ray.get(where.remote(), timeout=60))
 
 """
 
@@ -128,7 +140,7 @@ def notebook(tmp_path: Path, cells: str, expect: int = 0, **variables: str) -> s
 def test_cluster_with_a_token_that_the_notebook_has(with_token: Running, tmp_path: Path, form: str) -> None:
     variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": with_token.token}
     shown = notebook(tmp_path, "run()", RAY_ADDRESS=getattr(with_token, form), **variables)
-    assert f" {with_token.address}\n" in shown
+    assert f":{with_token.port}\n" in shown
     where = re.search(r"FOUND (\S+)", shown).group(1)
     assert not where.startswith(str(REPOSITORY)), "the worker imported the files of this folder, not those sent to it"
     assert not (tmp_path / ".ray").exists(), "joining a cluster makes no token"
@@ -157,7 +169,7 @@ except Exception as error:
 @pytest.mark.parametrize("form", ["address", "client"])
 def test_cluster_without_a_token(without_token: Running, tmp_path: Path, form: str) -> None:
     shown = notebook(tmp_path, "run()", RAY_ADDRESS=getattr(without_token, form))
-    assert f" {without_token.address}\n" in shown
+    assert f":{without_token.port}\n" in shown
 
 
 def test_address_of_the_dashboard_gets_a_sentence(without_token: Running, tmp_path: Path) -> None:
@@ -177,7 +189,7 @@ run()
 print("LEFT", [name for name in ("RAY_API_SERVER_ADDRESS", "GLOO_SOCKET_IFNAME") if name in os.environ])
 """
     shown = notebook(tmp_path, cells)
-    assert shown.count("FOUND ") == 2 and f" {without_token.address}\n" in shown
+    assert shown.count("FOUND ") == 2 and f":{without_token.port}\n" in shown
     assert "LEFT []" in shown
 
 
