@@ -8,8 +8,6 @@ ONLY ?= notebooks
 SECONDS_PER_CELL ?= 240
 # To edit the course itself: make lab FOLDER=notebooks
 FOLDER ?= work
-# Settings of JupyterLab: no question about news at the first start, and nothing asked of the internet.
-export JUPYTER_CONFIG_PATH := $(CURDIR)/tools/jupyter$(if $(JUPYTER_CONFIG_PATH),:$(JUPYTER_CONFIG_PATH))
 # Offline, where the system has network namespaces: what passes needs no internet.
 PYTEST = $(BIN)/python tools/offline.py $(BIN)/python -m pytest
 NBMAKE = --nbmake --nbmake-timeout $(SECONDS_PER_CELL)
@@ -21,6 +19,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+# Settings of JupyterLab: no question about news at the first start, and nothing asked of the internet.
+lab: export JUPYTER_CONFIG_PATH := $(CURDIR)/tools/jupyter$(if $(JUPYTER_CONFIG_PATH),:$(JUPYTER_CONFIG_PATH))
 lab: work ## set up if needed, then open your own copies of the notebooks in JupyterLab
 	$(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" --port $(PORT) $(LAB_ARGS) $(FOLDER)/00_start_here.ipynb
 
