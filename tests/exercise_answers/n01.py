@@ -426,7 +426,8 @@ def bounded_that_pops(task, items, limit):
     count = len(items)
     while items or places:
         while items and len(places) < limit:
-            places[task.remote(items.pop(0))] = count - len(items) - 1
+            place = count - len(items)
+            places[task.remote(items.pop(0))] = place
         (ready,), _ = ray.wait(list(places))
         values[places.pop(ready)] = ray.get(ready)
     return [values[place] for place in range(count)]
