@@ -241,6 +241,8 @@ def run(column: Column, cluster: Cluster, folder: Path, seconds_per_cell: int, w
             client.execute(cwd=str(NOTEBOOKS))
         except (CellExecutionError, CellTimeoutError) as error:
             raise AssertionError(f"{column.notebook}, cluster column: {_last_cell(notebook)}\n{error}") from None
+        except Exception as error:  # a kernel that died
+            raise AssertionError(f"{column.notebook}, cluster column: {_last_cell(notebook)}\n{error!r}") from error
     return notebook
 
 

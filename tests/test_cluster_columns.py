@@ -31,7 +31,8 @@ COLUMNS = [
             "partitions": 4,
             "stream_limit_mb": 64,
         },
-        on_both_nodes="RayTrainWorker",
+        on_both_nodes="MapWorker(MapBatches(BatchClassifier))",
+        until="actors",
     ),
     Column(
         "04_train_fashion_mnist",
@@ -96,7 +97,7 @@ COLUMNS = [
     ),
 ]
 # The names of Ray's own actors that stay on a cluster when a notebook has left it.
-OF_RAY = {"_AutoscalingCoordinatorActor", "AutoscalingRequester", "_StatsActor"}
+OF_RAY = {"_AutoscalingCoordinatorActor", "_StatsActor", "_UsageCollectionActor", "ActorLocationTracker"}
 
 
 @pytest.fixture(scope="module")
@@ -252,3 +253,9 @@ def test_a_cell_that_hangs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     make(tmp_path, monkeypatch, [tagged("print('before')"), tagged("print('so far')\nimport time; time.sleep(99)")])
     with pytest.raises(AssertionError, match="(?s)^small, cluster column: cell 2 .*so far.*timed out"):
         cluster_column.run(Column("small", {}, ""), Cluster({}, None), tmp_path, 3, whole=True)
+
+
+def test_a_kernel_that_dies_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, monkeypatch, [tagged("print('before')"), tagged("import os; os._exit(1)")])
+    with pytest.raises(AssertionError, match="(?s)^small, cluster column: cell [12] .*DeadKernelError"):
+        cluster_column.run(Column("small", {}, ""), Cluster({}, None), tmp_path, 60, whole=True)
