@@ -46,13 +46,13 @@ ACCUMULATION = (
 found = {}
 all_blocks = blocks_of_text(16)
 for batch, accumulation in ((8, 1), (4, 2)):  # 16 blocks in each step, in one pass or in two
-    size.batch_per_worker, size.accumulation, size.epochs = batch, accumulation, 2
+    size.batch_per_worker, size.accumulation, size.epochs = batch, accumulation, 3
     result = run()
     found[f"{batch} x {accumulation}"] = [log_of(result, "loss"), log_of(result, "grad_norm")]
 
 # 20 blocks are 5 passes of each worker: two steps, and one pass too many.
 all_blocks = blocks_of_text(20)
-size.batch_per_worker, size.accumulation, size.learning_rate = 2, 2, 0.0
+size.batch_per_worker, size.accumulation, size.epochs, size.learning_rate = 2, 2, 2, 0.0
 found["still"] = log_of(run(), "loss")
 print(json.dumps(found))
 """
@@ -62,7 +62,7 @@ print(json.dumps(found))
 def test_gradients_with_accumulation(tmp_path: Path) -> None:
     found = run_with_cells(ACCUMULATION, RAY_COURSE_RESULTS=str(tmp_path), **OFFLINE)
     (losses, norms), (same_losses, same_norms) = found["8 x 1"], found["4 x 2"]
-    assert len(losses) == len(norms) == 2
+    assert len(losses) == len(norms) == 3
     assert same_losses == pytest.approx(losses, rel=1e-4)
     assert same_norms == pytest.approx(norms, rel=1e-3), "two passes must give the gradient of one"
     # With a learning rate of 0 nothing changes but the blocks; a gradient left over would double the first loss of the
@@ -142,7 +142,7 @@ def test_a_run_that_lost_a_worker_ends_with_the_same_weights(tmp_path: Path, sta
     found = run_with_cells(program, RAY_COURSE_RESULTS=str(tmp_path), **OFFLINE)
     assert found["steps"] == [18, 18]
     assert found["start"] < found["resumed_at"] < found["start"] + 5, "it must go on from its own checkpoint"
-    assert found["learned"] > 1e-3
+    assert found["learned"] > 1e-5
     assert found["difference"] <= 1e-6
     # Trainer's own folders are the checkpoints, and nothing is there twice.
     assert all(Path(path).parent == Path(found["run"]) for path in found["reported"])
