@@ -11,7 +11,7 @@ from tests.test_finetune import run_with_cells
 
 OFFLINE = {"DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
 
-# Small runs of the notebook's own trainer, in 32 bits, so that equal numbers can be expected to be equal.
+# Small runs of the notebook's own trainer, in 32 bits and without dropout, so that equal runs give equal numbers.
 START = """
 from pathlib import Path
 from unittest import mock
@@ -23,6 +23,12 @@ ray.init(**ray_options(num_cpus=2))
 ray.data.DataContext.get_current().execution_options.preserve_order = True  # limit takes the same blocks each time
 globals().update(problem="not compiled here", cpu_format="fp32")
 packed_whole = packed
+
+# Chance would make equal runs differ.
+size.model = str(shutil.copytree(data.tiny_gptj(), Path(os.environ["RAY_COURSE_RESULTS"], "without_dropout")))
+config = json.loads(Path(size.model, "config.json").read_text())
+config.update(attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0)
+Path(size.model, "config.json").write_text(json.dumps(config))
 watcher = mock.Mock(callback=ray.train.UserCallback())
 
 def packed(corpus, split):
@@ -46,13 +52,13 @@ ACCUMULATION = (
 found = {}
 all_blocks = blocks_of_text(16)
 for batch, accumulation in ((8, 1), (4, 2)):  # 16 blocks in each step, in one pass or in two
-    size.batch_per_worker, size.accumulation, size.epochs = batch, accumulation, 2
+    size.batch_per_worker, size.accumulation, size.epochs = batch, accumulation, 3
     result = run()
     found[f"{batch} x {accumulation}"] = [log_of(result, "loss"), log_of(result, "grad_norm")]
 
 # 20 blocks are 5 passes of each worker: two steps, and one pass too many.
 all_blocks = blocks_of_text(20)
-size.batch_per_worker, size.accumulation, size.learning_rate = 2, 2, 0.0
+size.batch_per_worker, size.accumulation, size.epochs, size.learning_rate = 2, 2, 2, 0.0
 found["still"] = log_of(run(), "loss")
 print(json.dumps(found))
 """
@@ -62,7 +68,7 @@ print(json.dumps(found))
 def test_gradients_with_accumulation(tmp_path: Path) -> None:
     found = run_with_cells(ACCUMULATION, RAY_COURSE_RESULTS=str(tmp_path), **OFFLINE)
     (losses, norms), (same_losses, same_norms) = found["8 x 1"], found["4 x 2"]
-    assert len(losses) == len(norms) == 2
+    assert len(losses) == len(norms) == 3
     assert same_losses == pytest.approx(losses, rel=1e-4)
     assert same_norms == pytest.approx(norms, rel=1e-3), "two passes must give the gradient of one"
     # With a learning rate of 0 nothing changes but the blocks; a gradient left over would double the first loss of the
@@ -142,7 +148,7 @@ def test_a_run_that_lost_a_worker_ends_with_the_same_weights(tmp_path: Path, sta
     found = run_with_cells(program, RAY_COURSE_RESULTS=str(tmp_path), **OFFLINE)
     assert found["steps"] == [18, 18]
     assert found["start"] < found["resumed_at"] < found["start"] + 5, "it must go on from its own checkpoint"
-    assert found["learned"] > 1e-3
+    assert found["learned"] > 1e-5
     assert found["difference"] <= 1e-6
     # Trainer's own folders are the checkpoints, and nothing is there twice.
     assert all(Path(path).parent == Path(found["run"]) for path in found["reported"])
