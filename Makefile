@@ -16,14 +16,16 @@ NBMAKE = --nbmake --nbmake-timeout $(SECONDS_PER_CELL)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test test-fast test-all notebooks rehearse lock clean
+.PHONY: help lab work test test-fast test-all notebooks rehearse lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-lab: $(READY) ## set up if needed, then open your own copies of the notebooks in JupyterLab
-	@$(BIN)/python tools/own_copies.py
+lab: work ## set up if needed, then open your own copies of the notebooks in JupyterLab
 	$(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" --port $(PORT) $(LAB_ARGS) $(FOLDER)/00_start_here.ipynb
+
+work: $(READY) ## set up if needed, then bring your own copies in work/ up to date; make lab does this, too
+	@$(BIN)/python tools/own_copies.py
 
 test: $(READY) ## set up if needed, then all tests and all notebooks, offline
 	$(PYTEST) $(NBMAKE) tests notebooks
@@ -47,8 +49,8 @@ lock: $(READY) ## compile requirements.txt from pyproject.toml, and the environm
 		--no-emit-index-url --custom-compile-command "make lock" \
 		cluster/vllm/requirements.in --output-file cluster/vllm/requirements.txt
 
-clean: ## remove what was made here: environment, unpacked data, results
-	rm -rf .venv .report .pytest_cache .ruff_cache .hypothesis build *.egg-info data/.cache results
+clean: ## remove what was made here: environment, unpacked data, results; work/ stays
+	rm -rf .venv .uv-cache .report .pytest_cache .ruff_cache .hypothesis build *.egg-info data/.cache results
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is newer than the lock as long as the environment is up to date.

@@ -86,6 +86,9 @@ class TrainingProgress:
 
     def __exit__(self, error: type[BaseException] | None, *details: object) -> None:
         self._end = f"stopped by {error.__name__}" if error else "done"
+        # Stop was pressed: Ray Train makes SystemExit of it, and Python KeyboardInterrupt before Ray Train listens.
+        if error and issubclass(error, (KeyboardInterrupt, SystemExit)):
+            self._end = "stopped: the workers are being ended. Run the cell again to start anew."
         self._done.set()
         self._thread.join(timeout=30)
         if ray.is_initialized():

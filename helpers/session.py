@@ -52,6 +52,7 @@ def ray_options(**settings: Any) -> dict[str, Any]:
     Raises:
         ValueError: RAY_ADDRESS is the address of a dashboard.
         ConnectionError: nobody answers at that address.
+        PermissionError: somebody else owns the folder for Ray's temporary files.
         RuntimeError: the notebook runs under `uv run`, which Ray would misunderstand.
 
     Source: written for this course; the variables are those of Ray 2.60.
@@ -71,7 +72,7 @@ def ray_options(**settings: Any) -> dict[str, Any]:
     _token_for_its_owner()
     port = free_port(8265)
     # Two notebooks at once on one machine: `ray.util.state` and Ray Train find the dashboard of *their* cluster here.
-    _set_local({**LOCAL_ENVIRONMENT, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}"})
+    _set_local({**LOCAL_ENVIRONMENT, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}", **_own_folder()})
     return {"address": "local", "dashboard_port": port, **settings}
 
 
@@ -234,6 +235,24 @@ def _set_local(variables: dict[str, str]) -> None:
         if name not in os.environ or name in _set_for_local:
             os.environ[name] = value
             _set_for_local.add(name)
+
+
+def _own_folder() -> dict[str, str]:
+    """RAY_TMPDIR with a folder of this user, where another user has files in the shared one that only they may write.
+
+    Its path is short, because Ray keeps sockets in it, whose paths may have 107 bytes at most.
+    """
+    if os.name != "posix" or ("RAY_TMPDIR" in os.environ and "RAY_TMPDIR" not in _set_for_local):
+        return {}
+    shared = Path(os.environ.get("TMPDIR", "/tmp") if sys.platform == "linux" else "/tmp")
+    used = (shared / "ray", shared / "ray" / "ray_current_cluster", shared / "_ray_lockfiles")
+    if all(os.access(path, os.W_OK) for path in used if path.exists()):
+        return {}
+    own = shared / f"ray-{os.getuid()}"
+    own.mkdir(mode=0o700, exist_ok=True)
+    if own.stat().st_uid != os.getuid():
+        raise PermissionError(f"{own} belongs to somebody else: set RAY_TMPDIR to a folder of yours with a short path.")
+    return {"RAY_TMPDIR": str(own)}
 
 
 def _leave_local() -> None:

@@ -31,6 +31,8 @@ from tests.notebook_rules import NOTEBOOKS, REPOSITORY, load, size_settings
 # CPUs that each node claims to have. Two training workers of 3 CPUs need both nodes.
 CPUS_PER_NODE = 4
 NODES = 2
+# Ray gives each node 30 seconds to start, which a busy machine can miss.
+ATTEMPTS = 3
 
 # Only these settings may be made smaller: they say how much there is, not how it is done.
 COUNTS = {
@@ -49,6 +51,8 @@ COUNTS = {
     "distributed_trials",
     "replicas",
     "cpus_per_replica",
+    "ingress",
+    "cpus_per_ingress",
     "clients",
     "block",
     "blocks_per_epoch",
@@ -174,11 +178,12 @@ def two_nodes(folder: Path) -> Iterator[Cluster]:
     }
     # Workers get `helpers` from the notebook that joins, as on a cluster, and not from a path of this machine.
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTHONPATH", "PYTEST"))}
-    process, address = _started({**kept, **variables})
-    if not address:  # a start has a time limit, which a busy machine can miss
+    for _ in range(ATTEMPTS):
         process, address = _started({**kept, **variables})
+        if address:
+            break
     try:
-        assert address, "The two nodes did not start in two attempts; what they said is above."
+        assert address, f"The two nodes did not start in {ATTEMPTS} attempts; what they said is above."
         yield Cluster({**joining, "RAY_ADDRESS": address}, process)
     finally:
         assert process.stdin

@@ -53,7 +53,14 @@ COLUMNS = [
     ),
     Column(
         "06_serve_fashion_mnist",
-        {"replicas": 5, "gpus_per_replica": 0, "clients": [1, 4, 16], "all_pictures": False},
+        {
+            "replicas": 3,
+            "gpus_per_replica": 0,
+            "ingress": 2,
+            "cpus_per_ingress": 0.5,  # an update starts twice as many for a while
+            "clients": [1, 4, 16],
+            "all_pictures": False,
+        },
         on_both_nodes="ServeReplica:fashion:Model",
         until="bad-input",
     ),
@@ -77,7 +84,7 @@ COLUMNS = [
         {
             "base": None,
             "revision": None,
-            "replicas": 5,
+            "replicas": 3,
             "cpus_per_replica": 1,
             "gpus_per_replica": 0,
             "slots": 8,

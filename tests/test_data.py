@@ -28,7 +28,7 @@ from torchvision.datasets import FashionMNIST
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from helpers import data
-from helpers.data import DataError, fashion_mnist_root, results_dir, text_file, text_works, tiny_gptj
+from helpers.data import DataError, fashion_mnist_root, repeat_files, results_dir, text_file, text_works, tiny_gptj
 
 pytestmark = pytest.mark.fast
 
@@ -336,6 +336,36 @@ def test_results_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(data.RESULTS_VARIABLE, str(tmp_path))
     assert results_dir("model") == tmp_path / "model"
     assert results_dir("model").is_dir()
+    assert results_dir("model", shared=True) == tmp_path / "model"
+
+
+def test_results_that_all_machines_need_must_not_stay_in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(data.RESULTS_VARIABLE, raising=False)
+    with pytest.raises(DataError, match=r"^RAY_COURSE_RESULTS is not set: .* export RAY_COURSE_RESULTS=/mnt/shared"):
+        results_dir("model_that_is_never_made", shared=True)
+    assert not (data.REPOSITORY / "results" / "model_that_is_never_made").exists()
+
+
+def test_repeated_files_have_names_of_their_own(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(name)
+    sources = [tmp_path / "a", str(tmp_path / "b")]
+    for times in (3, 2):  # the second call replaces what it makes anew, and returns nothing else
+        made = repeat_files(sources, times, tmp_path / "copies")
+        assert len(made) == len(set(made)) == 2 * times
+        assert "".join(Path(path).read_text() for path in made) == "ab" * times
+
+
+@pytest.mark.parametrize(
+    ("names", "times", "words"), [(("a/x", "b/x"), 1, "1 copies of 2 files with 1 names"), (("a/x",), 0, "0 copies")]
+)
+def test_files_that_cannot_be_repeated(tmp_path: Path, names: tuple[str, ...], times: int, words: str) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=words):
+        repeat_files([tmp_path / name for name in names], times, tmp_path / "copies")
+    assert not (tmp_path / "copies").exists()
 
 
 # --- text -------------------------------------------------------------------------------------------------------------

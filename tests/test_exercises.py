@@ -200,15 +200,40 @@ def test_answers_are_many() -> None:
         assert len(others) >= 3, f"{exercise} has {len(others)} other right answers, expected at least 3"
 
 
+@pytest.mark.fast
+def test_rule_all_together() -> None:
+    """Nobody ends before all have started; the last one is first."""
+    may_end = watched.all_together(3)
+    assert not may_end([0, 1], [])
+    assert may_end([0, 1, 2], []) == [2]
+    assert may_end([0, 1, 2], [2]) == [1]
+    assert not may_end([0, 1, 2], [2, 1, 0])
+
+
+@pytest.mark.fast
+def test_rule_one_for_one() -> None:
+    """One ends, by turns another one, and then nobody until a new one has started; the oldest at last."""
+    may_end = watched.one_for_one(7, 3)
+    assert not may_end([0, 1], [])
+    assert may_end([0, 1, 2], []) == [1]
+    assert not may_end([0, 1, 2], [1])
+    assert may_end([0, 1, 2, 3], [1]) == [3]
+    assert may_end([0, 1, 2, 3, 4, 5, 6], [1, 3]) == [0, 2, 4, 5, 6]
+    assert watched.one_for_one(3, 1)([0], []) == [0]
+    assert watched.one_for_one(7, 3, oldest_too=True)([0, 1, 2], []) == [0]
+
+
 def test_right_answer_on_a_slow_machine(ray_session: None) -> None:
     """Somebody else takes the processor between any two calls: slowness is no mistake."""
+
+    import ray
 
     def slow_map(task: Any, items: list[Any]) -> list[Any]:
         refs = []
         for item in items:
             time.sleep(0.7)
             refs.append(task.remote(item))
-        return n01.ray.get(refs)
+        return ray.get(refs)
 
     assert tasks_and_actors.parallel_map(slow_map).status == "right"
 
@@ -240,7 +265,7 @@ def wait_one_by_one_for_what_never_comes() -> None:
 
 
 @pytest.mark.parametrize("answer", [wait_for_what_never_comes, wait_one_by_one_for_what_never_comes])
-def test_waiting_for_ever_is_not_right(ray_session: None, monkeypatch: pytest.MonkeyPatch, answer: Callable) -> None:
+def test_endless_waiting_is_not_right(ray_session: None, monkeypatch: pytest.MonkeyPatch, answer: Callable) -> None:
     monkeypatch.setattr(verdict, "TIME_LIMIT", 1.0)
     found = _check_that_calls(answer)
     assert found.status == "not right"

@@ -181,7 +181,7 @@ WITHOUT_COMPILER = """
 import ray
 from helpers.session import ray_options
 
-ray.init(**ray_options(num_cpus=2))
+ray.init(**ray_options(num_cpus=2, log_to_driver=False))
 problem = ray.get(ray.remote(num_cpus=1)(compile_operators).remote())
 formats = {"fp32", cpu_format}
 histories = {numbers: rehearse.train(globals(), steps=4, compiled=False, cpu_format=numbers) for numbers in formats}

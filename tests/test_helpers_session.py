@@ -28,7 +28,14 @@ TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Path]:
     """An empty home folder and none of the variables; afterwards everything is as before."""
-    variables = (*LOCAL_ENVIRONMENT, *TOKEN_VARIABLES, "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_MODE")
+    variables = (
+        *LOCAL_ENVIRONMENT,
+        *TOKEN_VARIABLES,
+        "RAY_ADDRESS",
+        "RAY_API_SERVER_ADDRESS",
+        "RAY_AUTH_MODE",
+        "RAY_TMPDIR",
+    )
     with mock.patch.dict(os.environ, {"HOME": str(tmp_path)}), mock.patch.object(session, "_set_for_local", set()):
         for name in variables:
             os.environ.pop(name, None)
@@ -92,6 +99,38 @@ def test_mode_is_left_to_ray_and_the_reader(home: Path, mode: str | None) -> Non
     os.environ["RAY_ADDRESS"] = "auto"
     ray_options()
     assert os.environ.get("RAY_AUTH_MODE") == mode
+
+
+@pytest.mark.fast
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere Ray's shared folder is always /tmp")
+@pytest.mark.parametrize("theirs", ["ray", "ray_current_cluster", "_ray_lockfiles", None])
+def test_second_user_of_a_machine_gets_a_folder(
+    home: Path, monkeypatch: pytest.MonkeyPatch, theirs: str | None
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(home))
+    for name in ("ray", "_ray_lockfiles"):
+        (home / name).mkdir()
+    (home / "ray" / "ray_current_cluster").touch()
+    monkeypatch.setattr(os, "access", lambda folder, mode: Path(folder).name != theirs)  # root may write everywhere
+    ray_options()
+    ray_options()
+    own = home / f"ray-{os.getuid()}"
+    if theirs is None:
+        assert "RAY_TMPDIR" not in os.environ and not own.exists()
+        return
+    assert os.environ["RAY_TMPDIR"] == str(own)
+    assert mode(own) == 0o700
+    os.environ["RAY_ADDRESS"] = "auto"
+    ray_options()
+    assert "RAY_TMPDIR" not in os.environ
+
+
+@pytest.mark.fast
+def test_folder_of_the_reader_is_used(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", "mine")
+    monkeypatch.setattr(os, "access", lambda folder, mode: False)
+    ray_options()
+    assert os.environ["RAY_TMPDIR"] == "mine"
 
 
 @pytest.mark.fast

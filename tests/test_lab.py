@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -32,7 +33,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     port = free_port(8900)
     # The environment is the one that runs this test, and counts as up to date.
     command = ["make", "lab", "--old-file=.venv/.ready", f"BIN={Path(sys.executable).parent}", f"PORT={port}"]
-    command.append(f"LAB_ARGS=--allow-root --no-browser --IdentityProvider.token={TOKEN['token']}")
+    # As in the container, whose user is not root.
+    (arguments,) = re.findall(r'(?m)^CMD .*"(LAB_ARGS=.*)"\]$', (REPOSITORY / "Dockerfile").read_text())
+    command.append(f"{arguments} --allow-root --IdentityProvider.token={TOKEN['token']}")
     own = {name: value for name, value in os.environ.items() if not name.startswith(("JUPYTER", "MAKE"))}
     with (home / "log").open("w") as log:
         make = subprocess.Popen(

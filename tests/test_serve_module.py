@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import asyncio
 import io
-import os
 import re
 import subprocess
 import sys
@@ -201,17 +200,12 @@ class FakeServe:
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("address", [None, "local", "10.0.0.1:6379"])
-def test_last_cell_ends_serve_only_on_a_cluster_of_its_own(
-    monkeypatch: pytest.MonkeyPatch, address: str | None
-) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    if address is not None:
-        monkeypatch.setenv("RAY_ADDRESS", address)
+@pytest.mark.parametrize("address", ["local", "10.0.0.1:6379"])
+def test_last_cell_ends_serve_only_on_a_cluster_of_its_own(address: str) -> None:
     fake = FakeServe()
-    exec(without_ray_shutdown(code_cells()[-1]), {"serve": fake, "os": os})
+    exec(without_ray_shutdown(code_cells()[-1]), {"serve": fake, "connect": {"address": address}})
     assert set(fake.applications) == {"of somebody else"}
-    assert fake.ended is (address in (None, "local"))
+    assert fake.ended is (address == "local")
 
 
 @pytest.mark.fast

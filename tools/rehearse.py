@@ -226,7 +226,7 @@ def rehearse(layers: int, workers: int, steps: int, free_memory: float) -> None:
         from helpers.deepspeed_operators import compile_operators
         from helpers.session import ray_options
 
-        names["ray"].init(**ray_options(num_cpus=size.workers))
+        names["ray"].init(**ray_options(num_cpus=size.workers, log_to_driver=False))
         problem = names["ray"].get(names["ray"].remote(num_cpus=1)(compile_operators).remote())
         print(problem or "DeepSpeed's operators are ready.", flush=True)
         names["problem"] = problem

@@ -40,15 +40,12 @@ def judge_formula(
     """
     results = []
     for case in cases:
-        arguments = copy.deepcopy(case)
         try:
-            results.append(answer(*arguments.values()))
+            results.append(answer(*copy.deepcopy(case).values()))  # an answer may change what it gets
         except NotImplementedError:
             raise
         except Exception as error:
             return not_right(f"{described(error)}, for {_named(case)}", formula(*case.values()), hint)
-        if not _equal(list(arguments.values()), list(case.values())):
-            return not_right("changed arguments", "the arguments as they were", "Work on a copy.")
     expected = [formula(*case.values()) for case in cases]
     for case, got, wanted in zip(cases, results, expected, strict=True):
         if not _close(got, wanted):
@@ -85,10 +82,6 @@ def _close(got: Any, wanted: Any) -> bool:
         return got is wanted
     got, wanted = as_number(got), as_number(wanted)
     return got is not None and wanted is not None and math.isclose(got, wanted, rel_tol=1e-5, abs_tol=1e-9)
-
-
-def _equal(one: list[Any], other: list[Any]) -> bool:
-    return repr(one) == repr(other)
 
 
 def _said(value: Any) -> str:

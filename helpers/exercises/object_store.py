@@ -157,11 +157,11 @@ def _judge_shared(
     if len({argument.hex() for argument in task.arguments}) > 1:
         stored = len({argument.hex() for argument in task.arguments})
         return not_right(f"an array that was stored {stored} times", "once", "Call ray.put once, before the loop.")
+    if len(task.refs) != n:
+        return not_right(f"{len(task.refs)} calls of task.remote", f"{n}, one for each result", "Call it n times.")
     if task.waited_in_vain():
         hint = "Start all tasks, then call ray.get once on the list; ray.get inside the loop waits each time."
         return not_right(f"at most {task.most} tasks at the same time", f"{n}", hint)
-    if len(task.refs) != n:
-        return not_right(f"{len(task.refs)} calls of task.remote", f"{n}, one for each result", "Call it n times.")
     values = as_list(got)
     if isinstance(got, ray.ObjectRef) or any(isinstance(value, ray.ObjectRef) for value in values or []):
         return not_right("references", "results", "Trade the references of the results with ray.get.")

@@ -41,14 +41,14 @@ def _judge_map(answer: Callable[[Any, Sequence[Any]], list[Any]], task: Watched,
     task.begin(_square, all_together(len(items)), PAUSE)
     got = answer(task, list(items))
     values, expected = as_list(got), [item * item for item in items]
-    if task.waited_in_vain():
-        hint = "Start all tasks first, then call ray.get once on the list; ray.get inside the loop waits each time."
-        return not_right(f"at most {task.most} tasks at the same time", f"{len(items)}", hint)
     if isinstance(got, ray.ObjectRef) or any(isinstance(value, ray.ObjectRef) for value in values or []):
         return not_right("references", expected, "Trade them for values with ray.get.")
     wrong = _judge_starts(task, items)
     if wrong is not None:
         return wrong
+    if task.waited_in_vain():
+        hint = "Start all tasks first, then call ray.get once on the list; ray.get inside the loop waits each time."
+        return not_right(f"at most {task.most} tasks at the same time", f"{len(items)}", hint)
     if not same(values, expected):
         return not_right(got, f"{expected} for the items {items}", _order_hint(values, expected))
     return None

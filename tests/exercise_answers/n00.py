@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -29,14 +30,6 @@ def squares_without_ray(numbers):
     return [x * x for x in numbers]
 
 
-def squares_as_they_finish(numbers):
-    pending, values = [slow_square.remote(x) for x in numbers], []
-    while pending:
-        ready, pending = ray.wait(pending)
-        values += ray.get(ready)
-    return values[::-1]
-
-
 RIGHT_PARTS = {sentence: part for sentence, (part, _) in start_here.PARTS.items()}
 
 
@@ -62,14 +55,6 @@ def squares_two_by_two(numbers):
 def squares_by_number(numbers):
     refs = {x: slow_square.remote(x) for x in numbers}
     return ray.get(list(refs.values()))
-
-
-def squares_in_one_task(numbers):
-    @ray.remote
-    def all_squares():
-        return [x * x for x in numbers]
-
-    return ray.get(all_squares.remote())
 
 
 def squares_that_leave_0_out(numbers):
@@ -106,14 +91,13 @@ WRONG = {
         (squares_one_by_one, "inside the loop"),
         (squares_as_references, "ray.get"),
         (squares_without_ray, "slow_square.remote"),
-        (squares_as_they_finish, "in the order"),
         (squares_in_finishing_order, "in the order"),
         (squares_two_by_two, "inside the loop"),
         (squares_by_number, "square of each number"),
         (squares_that_leave_0_out, "square of each number"),
         (lambda numbers: sorted(squares_by_threads(numbers)), "in the order"),
         (lambda numbers: None, "Return a list"),
-        (lambda numbers: squares_without_ray(numbers) or exit(), "slow_square.remote"),
+        (lambda numbers: sys.exit("wrong"), "raised SystemExit: wrong"),
     ],
     (2, start_here.parts): [
         (parts_with("It decides", "GCS"), "one on each node"),

@@ -455,7 +455,7 @@ WRONG = {
         (map_without_tasks, "one task for each"),
         (map_by_item, "two items are equal"),
         (map_two_by_two, "inside the loop"),
-        (map_of_distinct_items, "inside the loop"),
+        (map_of_distinct_items, "one task for each"),
         (map_that_waits_for_the_first, "inside the loop"),
         (map_that_leaves_0_out, "One result for each item"),
         (lambda task, items: [task(item) for item in items], "task.remote"),

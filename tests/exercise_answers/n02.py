@@ -224,7 +224,7 @@ WRONG = {
         (returns_references, "ray.get"),
         (gets_in_the_loop, "inside the loop"),
         (one_result_for_all, "one of each task"),
-        (one_call_for_all, "inside the loop"),
+        (one_call_for_all, "Call it n times"),
         (always_four_calls, "Call it n times"),
         (stores_something_else, "one of each task"),
     ],

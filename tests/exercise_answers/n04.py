@@ -141,7 +141,7 @@ WRONG = {
         (lambda reports: f"{accuracy_of(reports):.3f}", "Return a number"),
         (lambda reports: None, "a return on every way"),
         (lambda reports: sum(r["correct"] for r in reports) // sum(r["count"] for r in reports), "divide once"),
-        (lambda reports: reports.pop() and 0.5, "Work on a copy"),
+        (lambda reports: reports.pop() and 0.5, "divide once"),
     ],
     (2, train.steps_per_epoch): [
         (ignores_the_workers, "one worker alone"),

@@ -196,7 +196,7 @@ def begins_with_0(patience):
 REMEMBERED = collections.defaultdict(list)
 
 
-def remembers_for_ever(patience):
+def remembers_other_sweeps(patience):
     def stop(trial_id, result):
         REMEMBERED[trial_id].append(result["val_accuracy"])
         values = REMEMBERED[trial_id]
@@ -302,7 +302,7 @@ WRONG = {
         (compares_with_the_report_before, "not with the report before"),
         (compares_with_the_report_patience_ago, "not with one earlier report"),
         (begins_with_0, "also an accuracy of 0"),
-        (remembers_for_ever, "since the last new best"),
+        (remembers_other_sweeps, "since the last new best"),
         (one_report_too_late, "not with the one after"),
         (one_report_too_early, "One more chance"),
         (equal_is_better, "no new best"),

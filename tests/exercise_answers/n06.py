@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 
 import numpy as np
@@ -79,18 +78,6 @@ def customers_with_their_own_memory(remembered=2):
 
         async def __call__(self, text):
             return (await self.get_model(serve.get_multiplexed_model_id()))(text)
-
-    return serve.deployment(ray_actor_options={"num_cpus": 0.1})(Customers)
-
-
-def customers_with_lru_cache():
-    class Customers:
-        @functools.lru_cache(maxsize=2)  # noqa: B019
-        def get_model(self, name):
-            return serving.load_model(name)
-
-        async def __call__(self, text):
-            return self.get_model(serve.get_multiplexed_model_id())(text)
 
     return serve.deployment(ray_actor_options={"num_cpus": 0.1})(Customers)
 
@@ -224,7 +211,6 @@ WRONG = {
         (lambda: customers(asked=False), "get_multiplexed_model_id"),
         (lambda: customers(called=False), "return what comes out"),
         (lambda: customers_with_their_own_memory(), "above get_model"),
-        (lambda: customers_with_lru_cache(), "above get_model"),
         (lambda: customers().func_or_class, "Keep @serve.deployment"),
         (lambda: customers().options(ray_actor_options={"num_cpus": 2}), "Keep ray_actor_options"),
     ],

@@ -299,7 +299,6 @@ WRONG = {
         (keeps_ties, "as many stay as are needed"),
         (top_p_by_searching, "Rounding can keep the sum"),
         (top_p_divided_by_p, "not by p"),
-        (top_p_in_place, "Work on a copy"),
         (above_a_threshold, "set"),
         (top_p_of_the_least_likely, "The smallest set"),
         (lambda probabilities, p: None, "Return the probabilities"),
@@ -342,7 +341,7 @@ WRONG = {
     ],
 }
 RIGHT = {
-    (1, serve_gptj.top_p): [right_top_p, top_p_by_a_loop, top_p_in_numpy, top_p_scattered],
+    (1, serve_gptj.top_p): [right_top_p, top_p_in_place, top_p_by_a_loop, top_p_in_numpy, top_p_scattered],
     (2, serve_gptj.until): [holding(right_length), until_letter_by_letter, Until, until_by_position],
     (3, serve_gptj.slots): [
         slots_with(),
