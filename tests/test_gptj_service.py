@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -165,6 +164,7 @@ def test_step_that_does_not_return_ends_all_answers_and_is_told_to_serve() -> No
     ends = asyncio.run(run())
     assert ends == [(1, "TimeoutError"), (1, "TimeoutError"), (0, "TimeoutError"), (0, "TimeoutError")]
     assert engine.steps == 2, "an engine that is stuck gets no more work"
+    model.scheduler.failures = 0  # it need not fail three times
     with pytest.raises(RuntimeError, match="the model is stuck"):
         model.check_health()
 
