@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import psutil
 import ray
 from ray.util import placement_group, remove_placement_group
@@ -52,7 +53,8 @@ def ray_options(**settings: Any) -> dict[str, Any]:
     Raises:
         ValueError: RAY_ADDRESS is the address of a dashboard.
         ConnectionError: nobody answers at that address.
-        PermissionError: somebody else owns the folder for Ray's temporary files.
+        PermissionError: the cluster asks for a token that this notebook lacks, or somebody else owns the folder for
+            Ray's temporary files.
         RuntimeError: the notebook runs under `uv run`, which Ray would misunderstand.
 
     Source: written for this course; the variables are those of Ray 2.60.
@@ -302,3 +304,34 @@ def _check_address(address: str) -> None:
             f"RAY_ADDRESS is {address!r}, but nobody answers there ({error}). Is the cluster running, and can this "
             "machine reach it? Without RAY_ADDRESS the notebook starts a Ray of its own."
         ) from None
+    if not address.startswith("ray://"):
+        _check_token(address)
+
+
+def _check_token(address: str) -> None:
+    """Say where the token goes if the cluster asks for one; `ray.init` would only say that it cannot connect.
+
+    Whatever else the cluster answers is left to `ray.init`.
+    """
+    token = _token_of_the_reader() if os.environ.get("RAY_AUTH_MODE") == "token" else ""
+    with grpc.insecure_channel(address) as channel:
+        ask = channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetClusterId")  # every driver begins with this question
+        try:
+            ask(b"", metadata=[("authorization", f"Bearer {token}")] if token else None, timeout=5)
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.UNAUTHENTICATED:
+                return
+            what = "did not accept the one that was sent" if token else "got none"
+            raise PermissionError(
+                f"The cluster at {address} asks for a token, and {what}. Write the cluster's token into "
+                "~/.ray/auth_token or RAY_AUTH_TOKEN, set RAY_AUTH_MODE=token, and start Jupyter again: Ray reads them "
+                "only once."
+            ) from None
+
+
+def _token_of_the_reader() -> str:
+    """The token that Ray would send; empty if there is none."""
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return os.environ["RAY_AUTH_TOKEN"].strip()
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    return path.read_text().strip() if path.is_file() else ""

@@ -10,9 +10,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest import mock
 
+import grpc
 import pytest
 import ray
 from ray.util import placement_group_table
@@ -228,9 +230,59 @@ def test_address_at_which_nobody_answers(home: Path, form: str) -> None:
 
 
 @pytest.mark.fast
-def test_address_at_which_somebody_answers(home: Path, taken_port: int) -> None:
+def test_address_at_which_somebody_answers(home: Path, taken_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "_check_token", lambda address: None)  # tests/test_joining.py asks real clusters
     address = f"127.0.0.1:{taken_port}"
     assert ray_options(address=address)["address"] == address
+
+
+class AsksForToken(grpc.GenericRpcHandler):
+    """Stands for the first server of a cluster; tests/test_joining.py asks real ones."""
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+
+    def service(self, call: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        sent = dict(call.invocation_metadata).get("authorization")
+
+        def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
+            if self.token and sent != f"Bearer {self.token}":
+                context.abort(grpc.StatusCode.UNAUTHENTICATED, "InvalidAuthToken")
+            return b""
+
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("demanded", "variables", "in_file", "problem"),
+    [
+        ("", {}, "", ""),
+        ("", {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "other"}, "", ""),
+        ("right", {}, "", "got none"),
+        ("right", {}, "right", "got none"),  # without the mode, Ray does not send it
+        ("right", {"RAY_AUTH_MODE": "token"}, "", "got none"),
+        ("right", {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "wrong"}, "right", "did not accept"),
+        ("right", {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "right"}, "wrong", ""),
+        ("right", {"RAY_AUTH_MODE": "token"}, "right\n", ""),
+    ],
+)
+def test_token_of_a_cluster(home: Path, demanded: str, variables: dict[str, str], in_file: str, problem: str) -> None:
+    os.environ.update(variables)
+    if in_file:
+        (home / ".ray").mkdir()
+        (home / ".ray" / "auth_token").write_text(in_file)
+    server = grpc.server(ThreadPoolExecutor(1), handlers=[AsksForToken(demanded)])
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        if not problem:
+            assert ray_options(address=address)["address"] == address
+            return
+        with pytest.raises(PermissionError, match=f"{address} asks for a token, and {problem}.*RAY_AUTH_TOKEN"):
+            ray_options(address=address)
+    finally:
+        server.stop(None)
 
 
 @pytest.mark.fast

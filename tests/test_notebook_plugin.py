@@ -273,6 +273,12 @@ DIED = (
         ("stdout", "(Counter.add pid=8579, ip=10.1.2.3) hello pid=5\n", "(Counter.add) hello pid=...\n"),
         ("stdout", "(pid=8579) hello\n", "(worker) hello\n"),
         (
+            "stdout",
+            "\x1b[33m(raylet)\x1b[0m Spilled 190 MiB, 10 objects.\n"
+            "    [2026-11-26 03:02:14,841 I 244 244] (raylet) worker_pool.cc:564: Started worker process\n",
+            "(raylet) Spilled 190 MiB, 10 objects.\n",
+        ),
+        (
             "stderr",
             "[2026-11-26 02:11:51,220 W 8683 8683] network_util.cc:330: no network\n",
             "[W] network_util.cc:330: no network\n",
@@ -292,6 +298,24 @@ def test_messages_of_ray_are_committed_without_what_changes(name: str, written: 
     notebook_outputs.normalise(notebook, 1)
     assert notebook.cells[0].outputs[0].text == committed
     assert notebook_outputs.unfit_outputs(notebook) == []
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[2026-11-26 03:01:17,845 W 2 2] network_util.cc:330: Failed to determine local IP via external connectivity "
+        "to: 8.8.8.8:53, falling back to hostname resolution\n",
+        "\x1b[33m(raylet)\x1b[0m [2026-11-26 03:02:22,615 I 25 25] logging.cc:303: Set ray log level to 3\n",
+        "2026-11-26 03:02:05,514\tINFO packaging.py:785 -- Creating a file package for local module '/"
+        + "w/helpers'.\n",
+    ],
+)
+def test_notes_of_ray_about_one_run_are_not_committed(text: str) -> None:
+    outputs = [new_output("stream", name="stderr", text=text), new_output("stream", name="stdout", text="kept\n")]
+    notebook = new_notebook(cells=[new_code_cell("x", outputs=outputs)])
+    notebook_outputs.normalise(notebook, 1)
+    assert [output.text for output in notebook.cells[0].outputs] == ["kept\n"]
 
 
 @pytest.mark.fast
