@@ -13,7 +13,7 @@ import pytest
 import requests
 import yaml
 
-from tests.services import Head, head_of_somebody_else
+from tests.services import Head, head_of_somebody_else, wait_for
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONFIG = REPOSITORY / "cluster" / "gptj_service.yaml"
@@ -39,7 +39,9 @@ def head() -> Iterator[Head]:
 
 def run_there(head: Head, source: str) -> None:
     """Run a program that joins the cluster."""
-    (address,) = re.findall(r"--address='([\d.]+:\d+)'", (head.folder / "head.log").read_text())[:1]
+    log = head.folder / "head.log"
+    wait_for(lambda: "will now block" in log.read_text(), 60)
+    address = re.findall(r"--address='([\d.]+:\d+)'", log.read_text())[0]
     program = head.folder / "program.py"
     program.write_text(JOIN + source)
     environment = head.environment | {"RAY_ADDRESS": address}
