@@ -16,7 +16,7 @@ from typing import Any
 
 import ray
 
-PATIENCE = 10.0  # seconds that a task waits in vain until it gives up, and lets all others end
+PATIENCE = 10.0  # seconds in which no task starts or ends, until all may end: an answer then waits in vain
 
 # Which of the tasks may end now, when these have started and those have ended? Tasks are numbered from 0.
 Rule = Callable[[list[int], list[int]], Sequence[int]]
@@ -80,17 +80,20 @@ class Stage:
         self._started: list[int] = []
         self._ended: list[int] = []
         self._open, self._in_vain = False, False
+        self._last_change = time.monotonic()
 
     async def run(self, number: int, argument: Any) -> Any:
         self._started.append(number)
-        last_moment = time.monotonic() + self._patience
+        self._last_change = time.monotonic()
         while not (self._open or number in self._rule(self._started, self._ended)):
-            if time.monotonic() > last_moment:
+            # Only if nothing at all happens is it in vain; other tasks may just be slow.
+            if time.monotonic() - self._last_change > self._patience:
                 self._open = self._in_vain = True
             await asyncio.sleep(0.01)
         if not self._open:
             await asyncio.sleep(self._pause)  # so that the order in which tasks end can be seen
         self._ended.append(number)
+        self._last_change = time.monotonic()
         return self._work(number, argument)
 
     async def open(self) -> None:
