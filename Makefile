@@ -6,19 +6,26 @@ READY := .venv/.ready
 # One notebook, or all: make notebooks ONLY=notebooks/01_tasks_and_actors.ipynb
 ONLY ?= notebooks
 SECONDS_PER_CELL ?= 240
+# To edit the course itself: make lab FOLDER=notebooks
+FOLDER ?= work
 # Offline, where the system has network namespaces: what passes needs no internet.
 PYTEST = $(BIN)/python tools/offline.py $(BIN)/python -m pytest
 NBMAKE = --nbmake --nbmake-timeout $(SECONDS_PER_CELL)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test test-fast test-all notebooks rehearse lock clean
+.PHONY: help lab work test test-fast test-all notebooks rehearse lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-lab: $(READY) ## set up if needed, then open the course in JupyterLab
-	cd notebooks && ../$(BIN)/jupyter lab --port $(PORT) $(LAB_ARGS) 00_start_here.ipynb
+# Settings of JupyterLab: no question about news at the first start, and nothing asked of the internet.
+lab: export JUPYTER_CONFIG_PATH := $(CURDIR)/tools/jupyter$(if $(JUPYTER_CONFIG_PATH),:$(JUPYTER_CONFIG_PATH))
+lab: work ## set up if needed, then open your own copies of the notebooks in JupyterLab
+	$(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" --port $(PORT) $(LAB_ARGS) $(FOLDER)/00_start_here.ipynb
+
+work: $(READY) ## set up if needed, then bring your own copies in work/ up to date; make lab does this, too
+	@$(BIN)/python tools/own_copies.py
 
 test: $(READY) ## set up if needed, then all tests and all notebooks, offline
 	$(PYTEST) $(NBMAKE) tests notebooks
@@ -35,12 +42,15 @@ notebooks: $(READY) ## run the notebooks and refresh their committed outputs
 rehearse: $(READY) ## a few steps of a GPT-J as wide as the 6B model; takes minutes and most of the memory
 	$(BIN)/python tools/rehearse.py $(ARGS)
 
-lock: $(READY) ## compile requirements.txt from pyproject.toml
+lock: $(READY) ## compile requirements.txt from pyproject.toml, and the environment of cluster/vllm
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 		--no-emit-index-url --custom-compile-command "make lock" pyproject.toml --output-file requirements.txt
+	$(BIN)/uv pip compile --quiet --python-platform linux --python-version 3.12 --generate-hashes --no-annotate \
+		--no-emit-index-url --custom-compile-command "make lock" \
+		cluster/vllm/requirements.in --output-file cluster/vllm/requirements.txt
 
-clean: ## remove what was made here: environment, unpacked data, results
-	rm -rf .venv .report .pytest_cache .ruff_cache .hypothesis build *.egg-info data/.cache results
+clean: ## remove what was made here: environment, unpacked data, results; work/ stays
+	rm -rf .venv .uv-cache .report .pytest_cache .ruff_cache .hypothesis build *.egg-info data/.cache results
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is newer than the lock as long as the environment is up to date.

@@ -147,7 +147,7 @@ def to_answer(reply):
 http = FastAPI(title="FashionMNIST", **about_http)
 
 
-@serve.deployment
+@serve.deployment(max_ongoing_requests=500, max_queued_requests=200, max_surge_percent=100)
 @serve.ingress(http)
 class Api:
     def __init__(self, model):
@@ -170,20 +170,23 @@ class Settings(BaseModel, extra="forbid"):  # a misspelt name is an error
     replicas: int = Field(2, ge=1)
     cpus: float = Field(0.4, ge=0)
     gpus: float = Field(0, ge=0)
+    ingress: int = Field(1, ge=1)
+    ingress_cpus: float = Field(0.1, ge=0)
 
 
 def build(settings: Settings) -> serve.Application:
-    resources = {"num_cpus": settings.cpus, "num_gpus": settings.gpus}
+    queue = max(1, 100 * settings.replicas // settings.ingress)  # of each caller
     model = Model.options(
         num_replicas=settings.replicas,
-        ray_actor_options=resources,
+        ray_actor_options={"num_cpus": settings.cpus, "num_gpus": settings.gpus},
         max_ongoing_requests=64,
-        max_queued_requests=200,
+        max_queued_requests=queue,
         max_surge_percent=50,
     )
-    small = {"num_cpus": 0.1}
-    limits = {"max_ongoing_requests": 500, "max_queued_requests": 200}
-    api = Api.options(ray_actor_options=small, max_surge_percent=100, **limits)
+    api = Api.options(
+        num_replicas=settings.ingress,
+        ray_actor_options={"num_cpus": settings.ingress_cpus},
+    )
     folder = settings.folder or str(data.trained_model())
     return api.bind(model.bind(settings.version, folder))
 

@@ -50,6 +50,14 @@ def forward(model, ids, mask, positions, cache=None, last=1):
     return found.logits.float()
 
 
+PLACES = 2048  # in a block: one long text, or several short ones
+
+
+def places(texts):
+    """How many places the texts take as one block, padding included."""
+    return len(texts) * max(len(tokens) for tokens in texts)
+
+
 def left_pad(texts):
     """Lists of tokens as one block, the mask of its tokens, and their positions."""
     width = max(len(tokens) for tokens in texts)
@@ -95,17 +103,31 @@ class Row:
     gone: bool = False  # nobody waits for it any more
 
     def __post_init__(self):
-        self.chance = torch.Generator().manual_seed(self.seed)
+        self.chance = random.Random(self.seed)
         self.out = asyncio.Queue()  # its tokens; None: it has ended
 
-    def choose(self, scores):
-        if self.temperature < 0.01:
-            return int(scores.argmax())
-        if self.top_k:
-            weakest = scores.topk(min(self.top_k, len(scores))).values[-1]
-            scores = scores.masked_fill(scores < weakest, -torch.inf)
-        chances = (scores / self.temperature).softmax(dim=0)
-        return int(chances.multinomial(1, generator=self.chance))
+
+def choose(scores, rows):
+    """The next token of each row: one calculation for all, where the scores are."""
+
+    def column(values):
+        kept = {"dtype": torch.float64, "device": scores.device}
+        return torch.tensor(values, **kept)[:, None]
+
+    top_k = [min(row.top_k, scores.shape[1]) for row in rows]
+    if any(top_k):
+        best, place = scores.topk(max(top_k)).values, column(top_k).long() - 1
+        weakest = best.gather(1, place.clamp(min=0))
+        scores = scores.masked_fill((place >= 0) & (scores < weakest), -torch.inf)
+    temperature = column([row.temperature for row in rows])
+    chances = (scores / temperature.clamp(min=0.01).float()).softmax(dim=1)
+    sums = chances.cumsum(dim=1, dtype=torch.float64)
+    if not sums[:, -1].isfinite().all():
+        raise ValueError("the model answers with scores that are not numbers")
+    drawn = column([row.chance.random() for row in rows]) * sums[:, -1:]
+    drawn = torch.searchsorted(sums, drawn, right=True)
+    likeliest = scores.argmax(dim=1, keepdim=True)
+    return torch.where(temperature < 0.01, likeliest, drawn).flatten().tolist()
 
 
 def read_prompts(model, rows):
@@ -141,10 +163,10 @@ class Engine:
                 self.memory.add(memory)
             self.memory = self.memory if self.rows else memory
             self.rows = self.rows + new
-        for row, its_scores in zip(self.rows, torch.cat(scores).cpu(), strict=True):
-            row.last = row.choose(its_scores)
-            row.left = 0 if row.last == self.tokenizer.eos_token_id else row.left - 1
-        self.made += len(self.rows)
+        tokens = choose(torch.cat(scores), self.rows)
+        for row, token in zip(self.rows, tokens, strict=True):
+            row.last = token
+            row.left = 0 if token == self.tokenizer.eos_token_id else row.left - 1
 
     def keep(self, rows):
         if rows and len(rows) < len(self.rows):
@@ -152,10 +174,28 @@ class Engine:
         self.rows, self.memory = rows, self.memory if rows else None
 
 
-async def step(engine, new):
+@dataclass
+class Watch:
+    """Lets the model work in threads, and notices when it does not come back."""
+
+    limit_s: float = 60
+    stuck: bool = False
+
+    async def run(self, work, *inputs):
+        if self.stuck:
+            raise TimeoutError("the model is stuck")
+        try:
+            thread = asyncio.to_thread(work, *inputs)
+            return await asyncio.wait_for(thread, self.limit_s)
+        except TimeoutError:
+            self.stuck = True
+            raise
+
+
+async def step(engine, new, watch):
     """One token for each row, old and new; returns whether it worked."""
     try:
-        await asyncio.to_thread(engine.step, new)
+        await watch.run(engine.step, new)
         made = engine.rows
         engine.keep([row for row in made if row.left > 0 and not row.gone])
     except Exception as error:  # whoever took part must hear of it
@@ -163,6 +203,7 @@ async def step(engine, new):
             row.out.put_nowait(error)
         engine.keep([])
         return False
+    engine.made += len(made)
     for row in made:
         row.out.put_nowait(row.last)
         if row.left == 0:
@@ -175,7 +216,7 @@ class Scheduler:
 
     def __init__(self, engine):
         self.engine, self.slots, self.waiting = engine, 1, []
-        self.task, self.failures = None, 0  # failures: in a row
+        self.watch, self.task, self.failures = Watch(), None, 0  # failures: in a row
 
     def add(self, row):
         self.waiting.append(row)
@@ -189,8 +230,11 @@ class Scheduler:
     async def run(self):
         while self.waiting or self.engine.rows:
             free = max(0, self.slots - len(self.engine.rows))
-            new, self.waiting = self.waiting[:free], self.waiting[free:]
-            worked = await step(self.engine, new)
+            new = self.waiting[:free]
+            while len(new) > 1 and places([row.prompt for row in new]) > PLACES:
+                new.pop()
+            self.waiting = self.waiting[len(new) :]
+            worked = await step(self.engine, new, self.watch)
             self.failures = 0 if worked else self.failures + 1
 
 
@@ -232,6 +276,7 @@ class Writer:
 
     def reconfigure(self, config):
         self.scheduler.slots = config["slots"]
+        self.scheduler.watch.limit_s = config.get("step_limit_s", 60)
 
     async def stream(self, order):
         row = to_row(order, self.engine.tokenizer, self.context)
@@ -259,8 +304,8 @@ def losses(model, texts):
 @serve.deployment
 class Model(Writer):
     def check_health(self):
-        if self.scheduler.failures >= 3:
-            raise RuntimeError("three steps failed in a row")
+        if self.scheduler.watch.stuck or self.scheduler.failures >= 3:
+            raise RuntimeError("the model is stuck, or failed three times in a row")
 
     async def score(self, order):
         tokens, known = order["tokens"], len(self.engine.tokenizer)
@@ -269,9 +314,9 @@ class Model(Writer):
             raise HTTPException(422, f"body.tokens: expected {wish}")
         yield {"loss": await self.score_batch(tokens)}
 
-    @serve.batch(max_batch_size=8, batch_wait_timeout_s=0.01)
+    @serve.batch(batch_size_fn=places, max_batch_size=PLACES)
     async def score_batch(self, texts):
-        return await asyncio.to_thread(losses, self.engine.model, texts)
+        return await self.scheduler.watch.run(losses, self.engine.model, texts)
 
 
 Whole = Annotated[int, Field(strict=True)]
@@ -326,10 +371,14 @@ about_http = {
 }
 
 
+# No proxy on the way may collect the lines of an answer.
+at_once = {"X-Accel-Buffering": "no", "Cache-Control": "no-cache"}
+
+
 async def pieces(method, order):
     """The pieces of an answer; before the first, a lost replica does not matter."""
     about, begun = {"model": order["model"], "seed": order["seed"]}, False
-    for tries, wait in enumerate((0.1, 1, None), start=1):
+    for tries, wait in enumerate((0.1, 1, 5, None), start=1):
         try:
             async for piece in method.remote(order):
                 begun = True
@@ -337,7 +386,7 @@ async def pieces(method, order):
             return
         except BackPressureError:
             raise HTTPException(503, "busy: try again later") from None
-        except RayActorError:
+        except (RayActorError, TimeoutError):  # it has died, or it is stuck
             if begun or wait is None:
                 raise HTTPException(503, "the replica was lost: ask again") from None
             await asyncio.sleep(wait)
@@ -390,8 +439,8 @@ class Api(Split):
     async def stream(self, request: Order) -> StreamingResponse:
         model, order = self.choose(request, pause=0.05)
         rest = pieces(model.stream, order)
-        first = await anext(rest)
-        return StreamingResponse(lines(first, rest), media_type="application/x-ndjson")
+        answer, kind = lines(await anext(rest), rest), "application/x-ndjson"
+        return StreamingResponse(answer, headers=at_once, media_type=kind)
 
     @http.post("/score")
     async def score(self, request: Text) -> Score:
@@ -409,6 +458,7 @@ class Settings(BaseModel, extra="forbid"):
     context: int = Field(256, ge=2)
     cpus: float = Field(0.4, ge=0)
     gpus: float = Field(0, ge=0)
+    step_limit_s: float = Field(60, gt=0)  # a longer step will never return
 
 
 def build(settings: Settings) -> serve.Application:
@@ -418,7 +468,8 @@ def build(settings: Settings) -> serve.Application:
         max_queued_requests=200,
         max_surge_percent=50,
         graceful_shutdown_timeout_s=120,  # an update lets answers end
-        user_config={"slots": settings.slots},
+        health_check_period_s=1,  # three bad ones in a row, and it is replaced
+        user_config={"slots": settings.slots, "step_limit_s": settings.step_limit_s},
     )
     tuned = model.options(name="tuned", num_replicas=settings.replicas)
     base = model.options(name="base")

@@ -62,17 +62,54 @@ def _explanation(error: Exception) -> str:
     if shutil.which(compiler):
         last_line = str(error).strip().splitlines()[-1] if str(error).strip() else ""
         found = f"{compiler} failed: {type(error).__name__} {last_line[:200]}"
-        mend = (
+        remedy = (
             "Python's headers may be missing (on Debian and Ubuntu: apt-get install python3-dev). On macOS, whose "
             "compiler lacks OpenMP, and in folders with a space in their name this is expected."
         )
     else:
         found = f"no {compiler} was found"
-        mend = "To mend it: on Debian and Ubuntu, apt-get install g++ python3-dev, and run this cell again."
+        remedy = "To have them: on Debian and Ubuntu, apt-get install g++ python3-dev, and run this cell again."
     return (
         f"DeepSpeed's operators cannot be compiled: expected a C++ compiler, {found}. "
-        f"PyTorch's AdamW and gloo do their work instead: the same training, with slower steps. {mend}"
+        f"PyTorch's AdamW and gloo do their work instead: the same training, with slower steps. {remedy}"
     )
+
+
+def check_workers(folder: str | None, workers: int) -> None:
+    """Refuse a checkpoint of another number of workers before a model is loaded for it.
+
+    With ZeRO each worker saves its own part of the optimizer's numbers, and DeepSpeed reads them back only into as many
+    parts as were saved. It finds out late, after minutes of loading.
+
+    Args:
+        folder: a checkpoint that Trainer saved, or None if training begins without one.
+        workers: how many workers are about to train.
+
+    Raises:
+        ValueError: the checkpoint has the parts of another number of workers, or none at all.
+
+    Source: deepspeed/runtime/engine.py of DeepSpeed 0.19 names the files of the parts.
+    """
+    if folder is None:
+        return
+    saved = len(list(Path(folder).glob("global_step*/*_optim_states.pt")))
+    if saved == workers:
+        return
+    name = Path(folder).name
+    weights_alone = "or start a new run from its weights alone: give its folder to from_pretrained instead of resuming."
+    if not saved:
+        raise ValueError(
+            f"The checkpoint {name} holds no optimizer states of DeepSpeed: expected global_step*/*_optim_states.pt, "
+            f"found none. Resume from a whole checkpoint, {weights_alone}"
+        )
+    raise ValueError(
+        f"The checkpoint {name} was saved by {_counted(saved)}, but {_counted(workers)} would go on from it, and "
+        f"DeepSpeed cannot divide the optimizer's numbers anew. Train with {_counted(saved)}, {weights_alone}"
+    )
+
+
+def _counted(workers: int) -> str:
+    return f"{workers} worker" if workers == 1 else f"{workers} workers"
 
 
 def prepare_deepspeed(compiled: bool) -> None:

@@ -15,6 +15,9 @@ from pathlib import Path
 
 import psutil
 
+CGROUP = Path("/sys/fs/cgroup")
+# The share of a disk, in use, from which on Ray 2.60 writes no objects to it.
+RAY_DISK_LIMIT = "0.95"
 PACKAGES = ("ray", "torch", "torchvision", "transformers", "datasets", "deepspeed", "jupyterlab")
 
 
@@ -48,7 +51,7 @@ class MachineReport(list[Finding]):
 
 
 def check_machine() -> MachineReport:
-    """Check what the course needs: Python, memory, disk, shared memory, compiler, ports.
+    """Check what the course needs: Python, memory, disk, shared memory, compiler, number format, ports.
 
     Returns:
         One Finding for each property, with what to do where it is not OK.
@@ -56,7 +59,9 @@ def check_machine() -> MachineReport:
 
     Source: the limits are those that the course's notebooks were measured with.
     """
-    return MachineReport([_python(), _cores(), _memory(), _disk(), _shared_memory(), _compiler(), *_ports()])
+    return MachineReport(
+        [_python(), _cores(), _memory(), _disk(), _shared_memory(), _compiler(), _number_format(), *_ports()]
+    )
 
 
 def versions() -> str:
@@ -77,24 +82,94 @@ def _python() -> Finding:
 
 
 def _cores() -> Finding:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Finding(
-        "CPU cores", str(cores), "" if cores >= 2 else "the notebooks run, but nothing can overlap on 1 core"
+    cores = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    limit = _cgroup_cores()
+    if limit is None or limit >= cores:
+        advice = "" if cores >= 2 else "the notebooks run, but nothing can overlap on 1 core"
+        return Finding("CPU cores", f"{cores:g}", advice)
+    advice = (
+        "" if limit >= 2 else "the notebooks run, but hardly anything can overlap: start the container with --cpus=2"
     )
+    return Finding("CPU cores", f"{limit:g} of {cores:g}, the container's limit", advice)
 
 
 def _memory() -> Finding:
-    free, total = psutil.virtual_memory().available / 1e9, psutil.virtual_memory().total / 1e9
-    advice = "" if free >= 6 else "close programs until 6 GB are free; notebook 04 needs them"
-    return Finding("memory", f"{free:.1f} of {total:.1f} GB free", advice)
+    used, total = used_and_total_memory()
+    free = min(total - used, psutil.virtual_memory().available) / 1e9
+    found = f"{free:.1f} of {total / 1e9:.1f} GB free"
+    limited = _cgroup_memory() is not None and total < psutil.virtual_memory().total
+    more = "start the container with --memory=8g" if limited else "close programs until 6 GB are free"
+    return Finding(
+        "memory",
+        f"{found}, the container's limit" if limited else found,
+        "" if free >= 6 else f"{more}; notebook 04 needs 6 GB, 07 needs 8",
+    )
+
+
+def used_and_total_memory() -> tuple[float, float]:
+    """The memory in use and the memory that there is, as Ray counts them to decide when memory runs out.
+
+    In a container with a limit these are the container's numbers, otherwise the machine's.
+
+    Returns:
+        Two numbers in bytes; what is cached from files counts as free.
+
+    Source: the files are those that Ray 2.60 reads.
+    """
+    machine = psutil.virtual_memory()
+    container = _cgroup_memory()
+    if container is None or container[1] >= machine.total:
+        return machine.total - machine.available, machine.total
+    return container
+
+
+def _cgroup_memory() -> tuple[int, int] | None:
+    """Memory in use and the limit, in bytes, of the control group (container) that this process runs in."""
+    version_1 = CGROUP / "memory"
+    if (version_1 / "memory.limit_in_bytes").exists():
+        limit, used = version_1 / "memory.limit_in_bytes", version_1 / "memory.usage_in_bytes"
+        statistics, prefix = version_1 / "memory.stat", "total_"
+    else:
+        limit, used = CGROUP / "memory.max", CGROUP / "memory.current"
+        statistics, prefix = CGROUP / "memory.stat", ""
+    try:
+        rows = dict(line.split() for line in statistics.read_text().splitlines())
+        cached = int(rows[f"{prefix}inactive_file"]) + int(rows[f"{prefix}active_file"])
+        return int(used.read_text()) - cached, int(limit.read_text())
+    except (OSError, ValueError, KeyError):  # no such files, or the limit is the word "max": there is none
+        return None
+
+
+def _cgroup_cores() -> float | None:
+    """How many cores' worth of time the container may use; None without a limit."""
+    version_1 = CGROUP / "cpu"
+    try:
+        if (version_1 / "cpu.cfs_quota_us").exists():
+            quota = int((version_1 / "cpu.cfs_quota_us").read_text())
+            period = int((version_1 / "cpu.cfs_period_us").read_text())
+        else:
+            quota, period = map(int, (CGROUP / "cpu.max").read_text().split())
+    except (OSError, ValueError):
+        return None
+    return quota / period if quota > 0 else None
 
 
 def _disk() -> Finding:
     # Each Ray session writes logs here, and objects that do not fit into memory.
     folder = Path(os.environ.get("RAY_TMPDIR", "/tmp" if os.name == "posix" else "."))
-    free = shutil.disk_usage(folder).free / 1e9
-    advice = "" if free >= 5 else f"free 5 GB on the disk of {folder}, or set RAY_TMPDIR to a folder on a larger one"
-    return Finding("disk for Ray", f"{free:.0f} GB free", advice)
+    disk = shutil.disk_usage(folder)
+    full = 1 - disk.free / disk.total
+    limit = float(os.environ.get("RAY_local_fs_capacity_threshold", RAY_DISK_LIMIT))
+    elsewhere = "or set RAY_TMPDIR to a folder with a short path on another disk"
+    advice = ""
+    if full >= limit:
+        advice = (
+            f"Ray stores no objects on a disk that is {limit:.0%} full, and notebook 02 does not end: free some of the "
+            f"disk of {folder}, {elsewhere}, or set RAY_local_fs_capacity_threshold=0.99"
+        )
+    elif disk.free < 5e9:
+        advice = f"free 5 GB on the disk of {folder}, {elsewhere}"
+    return Finding("disk for Ray", f"{disk.free / 1e9:.0f} GB free, {full:.0%} full", advice)
 
 
 def _shared_memory() -> Finding:
@@ -115,6 +190,18 @@ def _compiler() -> Finding:
     return Finding(
         "C++ compiler", missing, "needed by DeepSpeed in notebook 07 only: install g++ and the Python headers"
     )
+
+
+def _number_format() -> Finding:
+    # Here, because importing torch takes seconds, which `from helpers.machine import versions` should not cost.
+    from helpers.precision import cpu_speedup_of_bf16, cpu_supports_bf16
+
+    faster = cpu_speedup_of_bf16()
+    if cpu_supports_bf16():
+        meaning = f"bfloat16: {faster:.1f} times as fast as float32 here; notebooks with language models use it"
+    else:
+        meaning = "float32: this processor has no fast bfloat16; 04 and 07 use the longer of the times that they state"
+    return Finding("number format", meaning)
 
 
 def _ports() -> list[Finding]:

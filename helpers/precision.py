@@ -1,4 +1,4 @@
-"""Which number format a CPU calculates fast with: bfloat16 where its processor has instructions for it, else float32."""
+"""Which number format a CPU calculates fast with: bfloat16 where it has instructions for it, else float32."""
 
 from __future__ import annotations
 

@@ -1,11 +1,10 @@
-"""Settings for `ray.init` that keep a notebook quiet, private and free of clashes."""
+"""Settings for `ray.init`: a Ray of the notebook's own on this machine, or the cluster in RAY_ADDRESS."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-import re
 import secrets
 import socket
 import sys
@@ -16,28 +15,34 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
+import psutil
 import ray
 from ray.util import placement_group, remove_placement_group
 
-# Each is set only where the reader has not set it. Why each of them is here:
-ENVIRONMENT = {
-    "RAY_AUTH_MODE": "token",  # only holders of the token may run code on this cluster
-    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to anyone
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # silences a warning about num_gpus=0
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # a print in a training worker appears once, not twice
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # otherwise an internal message at level ERROR
-    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "300",  # a worker that forgets to report ends in an error
+# For a cluster that this notebook starts, where the reader has not set them. Joining a cluster takes them back.
+LOCAL_ENVIRONMENT = {
+    # Training workers of one machine find each other without any network.
+    "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
+    # A worker that forgets to report ends in an error after five minutes, not never.
+    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "300",
 }
+# What only a new cluster can be told.
+ONLY_NEW = ("num_cpus", "num_gpus", "resources", "labels", "object_store_memory", "object_spilling_directory")
+# `import ray` reads it; "0" lets workers use the environment that is there.
+UV_SWITCH = "RAY_ENABLE_UV_RUN_RUNTIME_ENV"
+_set_for_local: set[str] = set()
 
 
 def ray_options(**settings: Any) -> dict[str, Any]:
-    """Arguments for `ray.init`: a private local cluster, or the one in RAY_ADDRESS.
+    """Arguments for `ray.init`: a new cluster on this machine, or the one in RAY_ADDRESS.
 
-    Without RAY_ADDRESS the result starts a new cluster that listens on this
-    machine only, whose token is readable by its owner only. With RAY_ADDRESS
-    (or the setting `address`) it joins that cluster, leaves out what only a new cluster can be told
-    (num_cpus, num_gpus, resources, object_store_memory and private settings), and
-    sends this package along, so that workers on other machines can import it.
+    Without RAY_ADDRESS the result starts a new cluster. Only who has the token in `~/.ray/auth_token` can run code on
+    it. The token is the protection: on Linux, Ray's processes listen on all networks of the machine.
+
+    With RAY_ADDRESS (or the setting `address`) it joins that cluster, leaves out what only a new cluster can be told
+    (num_cpus, num_gpus, resources, object_store_memory, ...), and sends this package along, so that workers on other
+    machines can import it. What the cluster decides, such as whether it asks for a token, stays as it is.
 
     Args:
         **settings: further arguments of `ray.init`, such as num_cpus=2.
@@ -45,33 +50,32 @@ def ray_options(**settings: Any) -> dict[str, Any]:
     Returns:
         A dict for `ray.init(**ray_options(...))`.
 
-    Source: the variables are those of Ray 2.60.
+    Raises:
+        ValueError: RAY_ADDRESS is the address of a dashboard.
+        ConnectionError: nobody answers at that address.
+        PermissionError: the cluster asks for a token that this notebook lacks, or somebody else owns the folder for
+            Ray's temporary files.
+        RuntimeError: the notebook runs under `uv run`, which Ray would misunderstand.
+
+    Source: written for this course; the variables are those of Ray 2.60.
     """
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    _refresh_ray_config()
-    # Its executor logs a dozen lines for each dataset; warnings still appear.
+    _check_uv_run()
+    # They log a dozen lines for each dataset, and each change of an application; warnings still appear.
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    logging.getLogger("ray.data.dataset").addFilter(_only_lasting_shortage)
-    # It logs each start and each change of an application.
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    _short_messages()
     address = settings.pop("address", None) or os.environ.get("RAY_ADDRESS")
     if address and address != "local":
-        only_new = ("num_cpus", "num_gpus", "resources", "object_store_memory", "object_spilling_directory")
-        kept = {k: v for k, v in settings.items() if k not in only_new and not k.startswith("_")}
-        wished = kept.pop("runtime_env", None) or {}
-        modules = [str(Path(__file__).parent), *wished.get("py_modules", [])]
-        return {"address": address, "runtime_env": {**wished, "py_modules": modules}, **quiet, **kept}
-    if os.environ["RAY_AUTH_MODE"] == "token":
-        _private_token()
-    _loopback_only()
-    port = free_port(8265)
-    # Ray Train looks for the dashboard of *its* cluster here. Without it, two
-    # notebooks running at once on one machine find each other's.
-    os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
-    return {"address": "local", "dashboard_port": port, **quiet, **settings}
+        _check_address(address)
+        _leave_local()
+        kept = {k: v for k, v in settings.items() if k not in ONLY_NEW and not k.startswith("_")}
+        runtime_env = dict(kept.get("runtime_env") or {})
+        runtime_env["py_modules"] = [str(Path(__file__).parent), *runtime_env.get("py_modules", [])]
+        return {"address": address, **kept, "runtime_env": runtime_env}
+    _token_for_its_owner()
+    port = settings.get("dashboard_port") or free_port(8265)
+    # Two notebooks at once on one machine: `ray.util.state` and Ray Train find the dashboard of *their* cluster here.
+    _set_local({**LOCAL_ENVIRONMENT, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}", **_own_folder()})
+    return {"address": "local", "dashboard_port": port, **settings}
 
 
 def require_resources(bundles: list[dict[str, float]], wait_s: float = 20) -> None:
@@ -211,74 +215,10 @@ def _amounts(resources: dict[str, float]) -> str:
     return " + ".join(parts)
 
 
-def _loopback_only() -> None:
-    """Let the new cluster listen on 127.0.0.1 and nowhere else.
-
-    Nobody else can reach it then, and it also starts on a machine without any
-    network. Ray does so by itself on macOS and Windows; on Linux this switch,
-    whose name does not say it, has the same effect.
-    """
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    if "ray" in sys.modules:
-        from ray._private import ray_constants
-
-        ray_constants.ENABLE_RAY_CLUSTER = False
-
-
-def _only_lasting_shortage(record: logging.LogRecord) -> bool:
-    """Keep Ray Data's warning that no CPU is free only if that still holds two seconds later.
-
-    Right after another dataset has ended, Ray has not yet heard that its CPUs are free again.
-    """
-    if "does not have any available CPUs" not in record.getMessage():
-        return True
-    for _ in range(20):
-        if ray.available_resources().get("CPU"):
-            return False
-        time.sleep(0.1)
-    return True
-
-
-def _refresh_ray_config() -> None:
-    """Let an already imported Ray read the variables again.
-
-    `import ray` reads them once. Without this, a notebook that imports Ray
-    first would start a cluster that demands a token, and not send one itself.
-    """
-    if "ray" in sys.modules and not sys.modules["ray"].is_initialized():
-        from ray._raylet import Config
-
-        Config.initialize("")
-
-
-def _short_messages() -> None:
-    """Let Ray's messages about failed tasks and workers keep to their first sentences.
-
-    They go on with process numbers, hexadecimal names and paths of this machine.
-    """
-    from ray._private import worker
-
-    original = getattr(worker, "print_to_stdstream", None)
-
-    def show(data: dict[str, Any], ignore_prefix: bool = False) -> None:
-        if data.get("pid") != "raylet":  # what workers print, if log_to_driver is on
-            original(data, ignore_prefix=ignore_prefix)
-            return
-        for line in filter(str.strip, data["lines"]):
-            if "ServeController." in line:  # calls that serve.shutdown() cuts off
-                continue
-            first, *more = re.split(r"(?<=[.!])\s", line.strip().splitlines()[0])
-            short = " ".join([first, *more[:1]]) if len(first) < 60 else first
-            print("Ray:", re.sub(r"[0-9a-f]{20,}", "...", short))
-
-    if original is not None and original.__name__ != "show":
-        worker.print_to_stdstream = show
-
-
-def _private_token() -> None:
-    """Make sure that the token file exists and that only its owner can read it."""
-    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+def _token_for_its_owner() -> None:
+    """Make sure that the token file exists and that only its owner can read it; Ray would leave that to the umask."""
+    given = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    if given or os.environ.get("RAY_AUTH_MODE", "token") != "token":
         return
     path = Path.home() / ".ray" / "auth_token"
     path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -289,3 +229,109 @@ def _private_token() -> None:
         return
     with os.fdopen(handle, "w") as file:
         file.write(secrets.token_hex(32))
+
+
+def _set_local(variables: dict[str, str]) -> None:
+    """Set variables for a local cluster, and remember which ones to take back when a cluster is joined."""
+    for name, value in variables.items():
+        if name not in os.environ or name in _set_for_local:
+            os.environ[name] = value
+            _set_for_local.add(name)
+
+
+def _own_folder() -> dict[str, str]:
+    """RAY_TMPDIR with a folder of this user, where another user has files in the shared one that only they may write.
+
+    Its path is short, because Ray keeps sockets in it, whose paths may have 107 bytes at most.
+    """
+    if os.name != "posix" or ("RAY_TMPDIR" in os.environ and "RAY_TMPDIR" not in _set_for_local):
+        return {}
+    shared = Path(os.environ.get("TMPDIR", "/tmp") if sys.platform == "linux" else "/tmp")
+    used = (shared / "ray", shared / "ray" / "ray_current_cluster", shared / "_ray_lockfiles")
+    if all(os.access(path, os.W_OK) for path in used if path.exists()):
+        return {}
+    own = shared / f"ray-{os.getuid()}"
+    own.mkdir(mode=0o700, exist_ok=True)
+    if own.stat().st_uid != os.getuid():
+        raise PermissionError(f"{own} belongs to somebody else: set RAY_TMPDIR to a folder of yours with a short path.")
+    return {"RAY_TMPDIR": str(own)}
+
+
+def _leave_local() -> None:
+    """Take back what was set for a local cluster."""
+    for name in _set_for_local:
+        os.environ.pop(name, None)
+    _set_for_local.clear()
+
+
+def _check_uv_run() -> None:
+    """Say how to start under `uv run`; otherwise Ray stops with 'pyproject.toml is not in the working_dir'.
+
+    Ray would start its workers with `uv run`, too, from a copy of the current folder. The workers of this course use
+    the environment that is there; the switch is read by `import ray`, so it must be set before that.
+
+    Source: the switch is documented with Ray's support of uv.
+    """
+    if os.environ.get(UV_SWITCH) is not None:
+        return
+    for parent in psutil.Process().parents():
+        try:
+            command = parent.cmdline()[:2]
+        except psutil.Error:
+            continue
+        if len(command) == 2 and (Path(command[0]).name, command[1]) == ("uv", "run"):
+            raise RuntimeError(
+                f"This notebook was started by `uv run`, whose environment Ray would build anew for each worker. End "
+                f"Jupyter and start it again as `{UV_SWITCH}=0 uv run jupyter lab`."
+            )
+
+
+def _check_address(address: str) -> None:
+    """Refuse an address that cannot work, in a sentence, before Ray waits for an answer."""
+    if address.startswith(("http://", "https://")):
+        raise ValueError(
+            f"RAY_ADDRESS is {address!r}, a dashboard's address, which only `ray job submit` can use. A notebook joins "
+            "a cluster with 'HOST:PORT' (the port is 6379 unless `ray start` was told another one) from one of its "
+            "machines, or with 'ray://HOST:10001' from outside."
+        )
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdecimal():
+        return  # "auto", or a form that Ray itself judges
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except OSError as error:
+        raise ConnectionError(
+            f"RAY_ADDRESS is {address!r}, but nobody answers there ({error}). Is the cluster running, and can this "
+            "machine reach it? Without RAY_ADDRESS the notebook starts a Ray of its own."
+        ) from None
+    if not address.startswith("ray://"):
+        _check_token(address)
+
+
+def _check_token(address: str) -> None:
+    """Say where the token goes if the cluster asks for one; `ray.init` would only say that it cannot connect.
+
+    Whatever else the cluster answers is left to `ray.init`.
+    """
+    token = _token_of_the_reader() if os.environ.get("RAY_AUTH_MODE") == "token" else ""
+    with grpc.insecure_channel(address) as channel:
+        ask = channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetClusterId")  # every driver begins with this question
+        try:
+            ask(b"", metadata=[("authorization", f"Bearer {token}")] if token else None, timeout=5)
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.UNAUTHENTICATED:
+                return
+            what = "did not accept the one that was sent" if token else "got none"
+            raise PermissionError(
+                f"The cluster at {address} asks for a token, and {what}. Write the cluster's token into "
+                "~/.ray/auth_token or RAY_AUTH_TOKEN, set RAY_AUTH_MODE=token, and start Jupyter again: Ray reads them "
+                "only once."
+            ) from None
+
+
+def _token_of_the_reader() -> str:
+    """The token that Ray would send; empty if there is none."""
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return os.environ["RAY_AUTH_TOKEN"].strip()
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    return path.read_text().strip() if path.is_file() else ""

@@ -16,7 +16,13 @@ from tests.forbidden import machine_paths
 TIME_LINE = re.compile(r"(?m)^(\*\*Time:\*\* the cells run in about )\d+( seconds on a 2-core machine\.)")
 CHECK_TAG = re.compile(r"check-\d+$")
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-# What differs from run to run in Ray's own messages; a reader sees it, a committed output does without.
+# Notes of Ray that a reader sees, and a committed output does without: they are about one run, machine or network.
+DROPPED = (
+    r"(?m)^ *(?:\(raylet\) )?\[\d{4}-\d\d-\d\d [\d:,]+ I \d+ \d+\] .*\n?",  # notes in C++, of the level INFO
+    r"(?m)^\[[^\]\n]* W \d+ \d+\] network_util\.cc:\d+: Failed to determine local IP via external connectivity.*\n?",
+    r"(?m)^.*\tINFO packaging\.py:\d+ -- .*\n?",  # the names of folders that are sent to a cluster
+)
+# What differs from run to run in Ray's other messages.
 TIDY = (
     # The time of a line of a log, and in C++ also the process and the thread.
     (r"(?m)^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}\t(?=[A-Z]+ )", ""),
@@ -164,11 +170,13 @@ def _merged(outputs: list[NotebookNode]) -> list[NotebookNode]:
         if output.output_type == "stream":
             lines = ANSI.sub("", _joined(output.text)).split("\n")
             output.text = _tidy("\n".join(_last_state(line) for line in lines))
-    return merged
+    return [output for output in merged if output.output_type != "stream" or output.text.strip()]
 
 
 def _tidy(text: str) -> str:
     """Ray's messages without what differs from run to run."""
+    for pattern in DROPPED:
+        text = re.sub(pattern, "", text)
     for pattern, replacement in TIDY:
         text = re.sub(pattern, replacement, text)
     return text

@@ -664,8 +664,8 @@ def input_is_local(path: Path, notebook: Any) -> list[str]:
     return problems
 
 
-def _cluster_values(tree: ast.AST) -> set[int]:
-    """All nodes below the second value of a (laptop, cluster) setting given to choose_size."""
+def size_settings(tree: ast.AST) -> dict[str, ast.expr]:
+    """Name of each setting that is given to choose_size -> its value, which should be a pair (laptop, cluster)."""
     settings = [call.args[0] for name, call in _calls(tree) if name.endswith("choose_size") and call.args]
     settings += [k.value for name, call in _calls(tree) if name.endswith("choose_size") for k in call.keywords]
     named = {
@@ -676,7 +676,18 @@ def _cluster_values(tree: ast.AST) -> set[int]:
         if isinstance(target, ast.Name)
     }
     settings = [named.get(s.id, s) if isinstance(s, ast.Name) else s for s in settings]
-    values = [value for mapping in settings if isinstance(mapping, ast.Dict) for value in mapping.values]
+    return {
+        ast.unparse(key).strip("'\""): value
+        for mapping in settings
+        if isinstance(mapping, ast.Dict)
+        for key, value in zip(mapping.keys, mapping.values, strict=True)
+        if key is not None
+    }
+
+
+def _cluster_values(tree: ast.AST) -> set[int]:
+    """All nodes below the second value of a (laptop, cluster) setting given to choose_size."""
+    values = size_settings(tree).values()
     second = [value.elts[1] for value in values if isinstance(value, ast.Tuple) and len(value.elts) == 2]
     return {id(node) for value in second for node in ast.walk(value)}
 

@@ -11,9 +11,10 @@ import psutil
 
 from helpers.measure import memory_gb
 
-# Folders a run may write into: environment, caches, results and reports.
-ALLOWED_NAMES = {".git", ".venv", "__pycache__", ".pytest_cache", ".ruff_cache", ".ipynb_checkpoints"}
-ALLOWED_PATHS = {"data/.cache", "results", ".report", "build"}
+# Folders a run may write into: environment, caches, results and reports; and the learner's own copies, in which
+# somebody may be working meanwhile.
+ALLOWED_NAMES = {".git", ".venv", ".uv-cache", "__pycache__", ".pytest_cache", ".ruff_cache", ".ipynb_checkpoints"}
+ALLOWED_PATHS = {"data/.cache", "results", ".report", "build", "work"}
 # Ray writes its token, Python and Jupyter their caches. Nothing else is expected in a home folder.
 ALLOWED_IN_HOME = {".cache", ".ipython", ".jupyter", ".local"} | {".ray", ".ray/auth_token"}
 ALLOWED_IN_HOME |= {".config", ".config/matplotlib"}
@@ -39,11 +40,15 @@ class ProcessWatch:
     def __init__(self, variable: str, value: str, folder: Path) -> None:
         self._variable, self._value, self._folder = variable, value, str(folder)
         self._others = set(psutil.process_iter())
+        self._cpu_seconds: dict[psutil.Process, float] = {}
+        self.started, self._busy = time.monotonic(), _busy_seconds()
         self._own: set[psutil.Process] = set()
         self._lock = threading.Lock()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._sample_until_done, daemon=True)
         self.peak_gb = 0.0
+        # The share of this machine's processor that other programs took; known at the end.
+        self.others_share = 0.0
 
     def __enter__(self) -> ProcessWatch:
         self._thread.start()
@@ -52,6 +57,15 @@ class ProcessWatch:
     def __exit__(self, *error: object) -> None:
         self._done.set()
         self._thread.join()
+        self.running()  # once more, for what the processes used since the last look
+        busy = _busy_seconds() - self._busy - self.cpu_seconds
+        available = (time.monotonic() - self.started) * (psutil.cpu_count() or 1)
+        self.others_share = min(1.0, max(0.0, busy / available))
+
+    @property
+    def cpu_seconds(self) -> float:
+        """What the processes of the run have used of the processor, up to the last look at each of them."""
+        return sum(self._cpu_seconds.values())
 
     def running(self) -> list[psutil.Process]:
         """The processes of the run that are alive now."""
@@ -63,6 +77,8 @@ class ProcessWatch:
                 try:
                     if process.status() != psutil.STATUS_ZOMBIE and self._belongs(process, {p.pid for p in alive}):
                         alive.append(process)
+                        times = process.cpu_times()
+                        self._cpu_seconds[process] = times.user + times.system
                 except psutil.NoSuchProcess:
                     continue
             self._own.update(alive)
@@ -90,10 +106,11 @@ class ProcessWatch:
     def _sample_until_done(self) -> None:
         pause = 0.0
         while not self._done.wait(pause):
-            start = time.monotonic()
+            # Processor time, not the clock: on a busy machine a look takes long, and the peak would be missed.
+            start = time.thread_time()
             self.peak_gb = max(self.peak_gb, memory_gb(self.running()))
             # A look costs up to 30 ms while Ray runs: this keeps it under 3 % of one core.
-            pause = max(0.25, 30 * (time.monotonic() - start))
+            pause = max(0.25, 30 * (time.thread_time() - start))
 
 
 def end(processes: list[psutil.Process]) -> None:
@@ -105,6 +122,13 @@ def end(processes: list[psutil.Process]) -> None:
             except psutil.NoSuchProcess:
                 continue
         _, processes = psutil.wait_procs(processes, timeout=3)
+
+
+def _busy_seconds() -> float:
+    """Processor time that all programs of this machine have used since its start, and what its host took away."""
+    times = psutil.cpu_times()
+    names = ("user", "nice", "system", "irq", "softirq", "steal")
+    return sum(getattr(times, name, 0.0) for name in names)
 
 
 def _started(process: psutil.Process) -> float:

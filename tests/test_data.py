@@ -215,9 +215,9 @@ def test_two_processes_at_once(cache: Path) -> None:
     workers = [context.Process(target=unpack, args=(cache, start, answers)) for _ in range(2)]
     for worker in workers:
         worker.start()
-    found = {answers.get(timeout=30) for _ in workers}
+    found = {answers.get(timeout=120) for _ in workers}
     for worker in workers:
-        worker.join(timeout=30)
+        worker.join(timeout=120)
     assert [worker.exitcode for worker in workers] == [0, 0]
     assert found == {str(cache / "fashion_mnist_subset")}
     assert sorted(leftovers(cache)) == sorted(NAMES)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from helpers import data
 from tools import rehearse
@@ -25,17 +27,19 @@ def cells_of_the_notebook() -> str:
 
 
 def hub_cache(folder: Path, revision: str) -> Path:
-    """A hub cache that answers for GPT-J-6B with the shipped small model, in the layout of huggingface_hub."""
+    """A hub cache that answers for GPT-J-6B with the shipped small model, in the layout of huggingface_hub.
+
+    As on the hub the weights are a pickle in float16, and each layer has two buffers of older versions of Transformers.
+    """
     snapshot = folder / "hub" / f"models--{HUB_NAME.replace('/', '--')}" / "snapshots" / revision
     snapshot.mkdir(parents=True)
-    for name in (
-        "config.json",
-        "generation_config.json",
-        "model.safetensors",
-        "tokenizer.json",
-        "tokenizer_config.json",
-    ):
+    for name in ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"):
         (snapshot / name).symlink_to(data.tiny_gptj() / name)
+    weights = {name: value.half() for name, value in load_file(data.tiny_gptj() / "model.safetensors").items()}
+    for layer in range(json.loads((snapshot / "config.json").read_text())["n_layer"]):
+        weights[f"transformer.h.{layer}.attn.bias"] = torch.ones(1, 1, 8, 8, dtype=torch.bool).tril()
+        weights[f"transformer.h.{layer}.attn.masked_bias"] = torch.tensor(-1e9)
+    torch.save(weights, snapshot / "pytorch_model.bin")
     return folder
 
 
@@ -56,11 +60,18 @@ from deepspeed.runtime.config import DeepSpeedConfig
 from transformers import AutoConfig
 
 total_steps, steps_per_epoch, blocks_per_step = 90, 30, size.workers * size.batch_per_worker * size.accumulation
-globals().update(problem=None, storage="/mnt/shared/ray_course", datasets={})
+globals().update(problem=None, datasets={})
 found = {"workers": size.workers, "epochs": size.epochs, "configs": {}}
 # Before any TrainingArguments: with stage 3 it would look for the other workers.
 model = transformers.AutoModelForCausalLM.from_pretrained(**model_source(), dtype=torch.bfloat16)
 found["loaded"] = [type(model).__name__, str(model.dtype), model.num_parameters(), tokenizer.vocab_size]
+same = transformers.AutoModelForCausalLM.from_pretrained(data.tiny_gptj(), dtype=torch.bfloat16)
+weights, loaded = same.state_dict(), model.state_dict()
+found["names"] = [weights.keys() == loaded.keys(), len(weights)]
+found["difference"] = max((weights[name] - loaded[name]).abs().max().item() for name in weights)
+for numbers in ("bf16", "fp32"):  # on a CPU
+    on_cpu = deepspeed_config(number_format(numbers), 2, True)
+    found[numbers] = ["bf16" in on_cpu, "fp16" in on_cpu]
 with (
     mock.patch("transformers.training_args.is_torch_bf16_gpu_available", return_value=True),
     mock.patch("torch.cuda.is_available", return_value=True),
@@ -70,7 +81,7 @@ with (
     mock.patch("deepspeed.runtime.config.dist.get_rank", return_value=0),
     mock.patch("deepspeed.runtime.config.dist.get_world_size", return_value=size.workers),
 ):
-    half = half_format()
+    half = number_format("fp32")
     for stage in (2, 3):
         config = settings_of("test", zero_stage=stage)
         with mock.patch("torch.cuda.is_available", return_value=False):
@@ -103,6 +114,8 @@ found["resources"] = [scaling.num_workers, scaling.use_gpu, scaling.resources_pe
 found["source"] = model_source()
 trainer = make_trainer("test", mock.Mock(callback=ray.train.UserCallback()))
 found["backend"] = trainer.backend_config.backend
+found["timeouts"] = [trainer.backend_config.timeout_s, size.timeout_s]
+found["kept"] = trainer.run_config.checkpoint_config.num_to_keep
 found["storage"] = trainer.run_config.storage_path
 print(json.dumps(found, default=str))
 """
@@ -116,6 +129,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "DS_ACCELERATOR": "cpu",
         "RAY_COURSE_SIZE": "cluster",
+        "RAY_COURSE_RESULTS": str(tmp_path_factory.mktemp("shared")),
     }
 
 
@@ -130,7 +144,12 @@ def test_every_object_of_the_cluster_column_can_be_built(
     assert found["loaded"] == ["GPTJForCausalLM", "torch.bfloat16", 6_831_104, 4096]
     assert found["source"]["pretrained_model_name_or_path"] == HUB_NAME
     assert len(found["source"]["revision"]) == 40, "pin a commit, not a branch"
-    assert (found["backend"], found["storage"]) == ("nccl", "/mnt/shared/ray_course")
+    assert found["names"][0] and found["names"][1] > 60, "legacy buffers must not become weights"
+    assert found["difference"] < 1e-6, "the hub's pickle must give the same weights"
+    assert (found["bf16"], found["fp32"]) == ([True, False], [False, False])
+    assert (found["backend"], found["storage"]) == ("nccl", f"{hub['RAY_COURSE_RESULTS']}/train_runs")
+    assert found["timeouts"] == [3600, 3600], "the process group must wait as long as the barrier of ray.train.report"
+    assert found["kept"] == 2
     for stage, config in found["configs"].items():
         assert config["half"] == half
         assert (config["fp16"], config["bf16"]) == (half == "fp16", half == "bf16")
@@ -138,7 +157,7 @@ def test_every_object_of_the_cluster_column_can_be_built(
         assert config["offload"] == "cpu"
         assert config["offload_param"] == ("cpu" if stage == "3" else None)
         assert config["pinned"] is True
-        assert (config["micro"], config["accumulation"], config["batch"]) == (4, 2, 128)
+        assert (config["micro"], config["accumulation"], config["batch"]) == (8, 1, 128)
         assert (config["clipping"], config["unfilled"]) == (1.0, False)
         assert (config["checkpointing"], config["optimizer"], config["lr"]) == (True, "adamw", 1e-5)
 
@@ -162,13 +181,14 @@ WITHOUT_COMPILER = """
 import ray
 from helpers.session import ray_options
 
-ray.init(**ray_options(num_cpus=2))
+ray.init(**ray_options(num_cpus=2, log_to_driver=False))
 problem = ray.get(ray.remote(num_cpus=1)(compile_operators).remote())
-history = rehearse.train(globals(), steps=4, compiled=problem is None)
+formats = {"fp32", cpu_format}
+histories = {numbers: rehearse.train(globals(), steps=4, compiled=False, cpu_format=numbers) for numbers in formats}
 # With a rate of 0 the weights stay, so both must find the same loss on the same validation blocks.
-still = {"steps": 2, "compiled": problem is None, "learning_rate": 0.0}
+still = {"steps": 2, "compiled": False, "cpu_format": "fp32", "learning_rate": 0.0}
 stages = {stage: rehearse.train(globals(), zero_stage=stage, **still) for stage in (2, 3)}
-print(json.dumps({"problem": problem, "history": history, "stages": stages}))
+print(json.dumps({"problem": problem, "histories": histories, "stages": stages}))
 """
 
 
@@ -183,9 +203,11 @@ def test_without_a_compiler_the_run_says_so_and_still_trains(tmp_path: Path) -> 
     )
     assert "no no-such-compiler was found" in found["problem"]
     assert "apt-get install g++" in found["problem"]
-    losses = [entry["loss"] for entry in found["history"] if "loss" in entry]
-    assert len(losses) == 4
-    assert losses[-1] < losses[0]
+    assert "fp32" in found["histories"]
+    for history in found["histories"].values():
+        losses = [entry["loss"] for entry in history if "loss" in entry]
+        assert len(losses) == 4
+        assert losses[-1] < losses[0]
     kept = {stage: next(e["eval_loss"] for e in log if "eval_loss" in e) for stage, log in found["stages"].items()}
     assert kept["3"] == pytest.approx(kept["2"], abs=0.01), "stage 3 must divide the same weights and find them again"
 
@@ -235,6 +257,39 @@ def test_workers_and_layers_that_fit() -> None:
     assert rehearse.fitting(1e13) == (2, 28)
     with pytest.raises(SystemExit, match="needs about 2. GB of free memory, and this machine has 1"):
         rehearse.fitting(1e9)
+
+
+@pytest.mark.fast
+def test_a_checkpoint_is_rehearsed_where_it_fits() -> None:
+    needed = rehearse.memory_needed(1, 1, "bf16", resume=True) / rehearse.SHARE_OF_FREE
+    disk = 2 * 16 * rehearse.parameters(1) / rehearse.SHARE_OF_FREE
+    assert rehearse.room_to_resume(needed + 1, disk + 1, 1, 1, "bf16") is None
+    assert "of free memory" in rehearse.room_to_resume(needed - 1, disk + 1, 1, 1, "bf16")
+    assert "of free disk" in rehearse.room_to_resume(needed + 1, disk - 1, 1, 1, "bf16")
+    assert "of free memory" in rehearse.room_to_resume(needed + 1, 2 * disk, 1, 1, "fp32"), "32 bits need more"
+    assert rehearse.largest(needed + 1, None, "bf16") == (1, 1)
+    assert rehearse.largest(needed - 1, None, "bf16") == rehearse.fitting(needed - 1), "then without a checkpoint"
+
+
+SAVED = """
+from pathlib import Path
+import ray
+from helpers.session import ray_options
+
+ray.init(**ray_options(num_cpus=2))
+size.batch_per_worker, size.eval_batch, size.accumulation, size.save_memory = 1, 1, 2, True
+problem = "not compiled here"
+history = rehearse.save_and_resume(globals(), 2, Path(os.environ["RAY_COURSE_RESULTS"]))
+print(json.dumps(history))
+"""
+
+
+@pytest.mark.long
+def test_the_rehearsal_saves_and_goes_on_from_there(tmp_path: Path) -> None:
+    history = run_with_cells(SAVED, RAY_COURSE_RESULTS=str(tmp_path), DS_ACCELERATOR="cpu", HF_HUB_OFFLINE="1")
+    losses = {entry["step"]: entry["loss"] for entry in history if "loss" in entry}
+    assert sorted(losses) == [1, 2, 3]
+    assert len([path for path in tmp_path.iterdir() if path.name.startswith(("saved-", "resumed-"))]) == 2
 
 
 @pytest.mark.fast

@@ -9,16 +9,27 @@ import sys
 from collections import namedtuple
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 import pytest
 
-from helpers import machine
+from helpers import machine, precision
 from helpers.machine import Finding, MachineReport, check_machine, versions
 
 pytestmark = pytest.mark.fast
 
 Memory = namedtuple("Memory", "available total")
+MEMORY_V1 = {
+    "memory/memory.limit_in_bytes": "7000000000",
+    "memory/memory.usage_in_bytes": "3000000000",
+    "memory/memory.stat": "cache 1\ntotal_inactive_file 400000000\ntotal_active_file 600000000",
+}
+MEMORY_V2 = {
+    "memory.max": "7000000000\n",
+    "memory.current": "3000000000\n",
+    "memory.stat": "anon 1\ninactive_file 400000000\nactive_file 600000000\n",
+}
 Disk = namedtuple("Disk", "total used free")
 Version = namedtuple("Version", "major minor micro")
 
@@ -36,7 +47,20 @@ def listening(port: int) -> Iterator[None]:
         yield
 
 
-def test_report_has_every_property() -> None:
+@pytest.fixture(autouse=True)
+def cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The files of a control group; none, until a test writes some."""
+    monkeypatch.setattr(machine, "CGROUP", tmp_path / "cgroup")
+    return tmp_path / "cgroup"
+
+
+def write(folder: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+def test_report_has_every_property(monkeypatch: pytest.MonkeyPatch) -> None:
     report = check_machine()
     assert [finding.what for finding in report] == [
         "Python",
@@ -45,6 +69,7 @@ def test_report_has_every_property() -> None:
         "disk for Ray",
         "shared memory",
         "C++ compiler",
+        "number format",
         "port 8265",
         "port 8000",
     ]
@@ -74,15 +99,95 @@ def test_memory(monkeypatch: pytest.MonkeyPatch, free: float, good: bool) -> Non
     assert good or "6 GB" in finding.advice
 
 
-@pytest.mark.parametrize(("free", "good"), [(4e9, False), (6e9, True)])
-def test_disk(monkeypatch: pytest.MonkeyPatch, free: float, good: bool) -> None:
+@pytest.mark.parametrize("files", [MEMORY_V1, MEMORY_V2])
+def test_memory_of_a_container(cgroup: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str]) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: Memory(50e9, 64e9))
+    write(cgroup, files)
+    assert machine.used_and_total_memory() == (2e9, 7e9)  # what is cached from files counts as free
+    finding = machine._memory()
+    assert finding.found == "5.0 of 7.0 GB free, the container's limit"
+    assert finding.advice.startswith("start the container with --memory=8g")
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {**MEMORY_V2, "memory.max": "max\n"},
+        {**MEMORY_V1, "memory/memory.limit_in_bytes": "9223372036854771712"},  # version 1 writes this for 'no limit'
+        {**MEMORY_V2, "memory.stat": "anon 1"},
+        {**MEMORY_V2, "memory.max": ""},
+    ],
+)
+def test_memory_of_a_container_without_limit(
+    cgroup: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str]
+) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: Memory(50e9, 64e9))
+    write(cgroup, files)
+    assert machine.used_and_total_memory() == (14e9, 64e9)
+    assert machine._memory().found == "50.0 of 64.0 GB free"
+
+
+def test_a_container_on_a_busy_machine(cgroup: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: Memory(1e9, 64e9))
+    write(cgroup, MEMORY_V2)
+    assert machine._memory().found.startswith("1.0 of 7.0 GB free")
+
+
+@pytest.mark.parametrize(
+    ("files", "found", "good"),
+    [
+        ({"cpu.max": "150000 100000\n"}, "1.5 of 8, the container's limit", False),
+        ({"cpu.max": "400000 100000\n"}, "4 of 8, the container's limit", True),
+        ({"cpu.max": "max 100000\n"}, "8", True),
+        ({"cpu.max": "1600000 100000\n"}, "8", True),
+        ({"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, "1 of 8, the container's limit", False),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, "8", True),
+        ({}, "8", True),
+    ],
+)
+def test_cores_of_a_container(
+    cgroup: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], found: str, good: bool
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    write(cgroup, files)
+    finding = machine._cores()
+    assert finding.found == found
+    assert (finding.advice == "") is good
+    assert good or "--cpus=2" in finding.advice
+
+
+@pytest.mark.parametrize(
+    ("total", "free", "threshold", "advice"),
+    [
+        (100e9, 4e9, None, "Ray stores no objects on a disk that is 95% full"),
+        (100e9, 6e9, None, ""),
+        (2000e9, 60e9, None, "Ray stores no objects"),  # many GB, and yet too full
+        (2000e9, 60e9, "0.99", ""),
+        (100e9, 6e9, "0.9", "a disk that is 90% full"),
+        (40e9, 4e9, None, "free 5 GB"),
+    ],
+)
+def test_disk(monkeypatch: pytest.MonkeyPatch, total: float, free: float, threshold: str | None, advice: str) -> None:
     asked = []
     monkeypatch.setenv("RAY_TMPDIR", "somewhere")
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: asked.append(str(folder)) or Disk(free, 0, free))
+    monkeypatch.delenv("RAY_local_fs_capacity_threshold", raising=False)
+    if threshold:
+        monkeypatch.setenv("RAY_local_fs_capacity_threshold", threshold)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: asked.append(str(folder)) or Disk(total, 0, free))
     finding = machine._disk()
     assert asked == ["somewhere"]
-    assert (finding.advice == "") is good
-    assert good or ("somewhere" in finding.advice and "RAY_TMPDIR" in finding.advice)
+    assert advice in finding.advice
+    assert bool(advice) is bool(finding.advice)
+    assert not advice or ("somewhere" in finding.advice and "RAY_TMPDIR" in finding.advice)
+
+
+@pytest.mark.parametrize(("faster", "found"), [(4.04, "bfloat16: 4.0 times as fast"), (0.02, "float32: ")])
+def test_number_format(monkeypatch: pytest.MonkeyPatch, faster: float, found: str) -> None:
+    monkeypatch.setattr(precision, "cpu_speedup_of_bf16", lambda: faster)
+    finding = machine._number_format()
+    assert finding.found.startswith(found)
+    assert finding.advice == ""  # a processor without it runs the course, too
 
 
 @pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="this system has no /dev/shm")
@@ -123,7 +228,7 @@ def test_free_ports(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_report_is_ok_only_without_advice() -> None:
     assert MachineReport([Finding("a", "1")]).ok
-    assert not MachineReport([Finding("a", "1"), Finding("b", "2", "mend it")]).ok
+    assert not MachineReport([Finding("a", "1"), Finding("b", "2", "repair it")]).ok
 
 
 def test_report_as_text_and_table() -> None:

@@ -1,27 +1,27 @@
-"""The settings for ray.init: quiet, private, free of clashes, or those of a cluster that is there."""
+"""The settings for ray.init: those of a new cluster, free of clashes, or those of a cluster that is there."""
 
 from __future__ import annotations
 
-import logging
 import os
+import re
 import socket
 import stat
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
-from ipaddress import ip_address
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest import mock
 
+import grpc
 import pytest
 import ray
 from ray.util import placement_group_table
 
 import helpers
 from helpers import session
-from helpers.session import ENVIRONMENT, ray_options
+from helpers.session import LOCAL_ENVIRONMENT, UV_SWITCH, ray_options
 
 PACKAGE = str(Path(helpers.__file__).parent)
 TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
@@ -30,8 +30,16 @@ TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Path]:
     """An empty home folder and none of the variables; afterwards everything is as before."""
-    with mock.patch.dict(os.environ, {"HOME": str(tmp_path)}):
-        for name in (*ENVIRONMENT, *TOKEN_VARIABLES, "RAY_ADDRESS", "GLOO_SOCKET_IFNAME", "RAY_API_SERVER_ADDRESS"):
+    variables = (
+        *LOCAL_ENVIRONMENT,
+        *TOKEN_VARIABLES,
+        "RAY_ADDRESS",
+        "RAY_API_SERVER_ADDRESS",
+        "RAY_AUTH_MODE",
+        "RAY_TMPDIR",
+    )
+    with mock.patch.dict(os.environ, {"HOME": str(tmp_path)}), mock.patch.object(session, "_set_for_local", set()):
+        for name in variables:
             os.environ.pop(name, None)
         yield tmp_path
 
@@ -49,31 +57,89 @@ def mode(path: Path) -> int:
 
 
 @pytest.mark.fast
-def test_new_cluster_is_private_and_quiet(home: Path) -> None:
+def test_new_cluster_says_what_ray_says(home: Path) -> None:
     options = ray_options(num_cpus=2)
-    assert options["address"] == "local"
-    assert options["num_cpus"] == 2
-    assert options["log_to_driver"] is False
-    assert options["logging_level"] == logging.ERROR
-    assert "runtime_env" not in options
-    assert {name: os.environ[name] for name in ENVIRONMENT} == ENVIRONMENT
-    assert os.environ["RAY_API_SERVER_ADDRESS"] == f"http://127.0.0.1:{options['dashboard_port']}"
+    port = options["dashboard_port"]
+    assert options == {"address": "local", "num_cpus": 2, "dashboard_port": port}
+    assert {name: os.environ[name] for name in LOCAL_ENVIRONMENT} == LOCAL_ENVIRONMENT
+    assert os.environ["RAY_API_SERVER_ADDRESS"] == f"http://127.0.0.1:{port}"
 
 
 @pytest.mark.fast
 def test_settings_of_the_caller_win(home: Path) -> None:
-    options = ray_options(log_to_driver=True, dashboard_port=1234, logging_level=logging.INFO)
-    assert (options["log_to_driver"], options["dashboard_port"]) == (True, 1234)
-    assert options["logging_level"] == logging.INFO
+    options = ray_options(log_to_driver=False, dashboard_port=1234, logging_level="ERROR")
+    assert options == {"address": "local", "log_to_driver": False, "dashboard_port": 1234, "logging_level": "ERROR"}
+    assert os.environ["RAY_API_SERVER_ADDRESS"] == "http://127.0.0.1:1234"
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("name", ENVIRONMENT)
+@pytest.mark.parametrize("name", [*LOCAL_ENVIRONMENT, "RAY_API_SERVER_ADDRESS"])
 def test_variables_of_the_reader_are_respected(home: Path, name: str) -> None:
-    other = "disabled" if name == "RAY_AUTH_MODE" else "1"
-    os.environ[name] = other
+    os.environ[name] = "mine"
     ray_options()
-    assert os.environ[name] == other
+    os.environ["RAY_ADDRESS"] = "auto"
+    ray_options()
+    assert os.environ[name] == "mine"
+
+
+@pytest.mark.fast
+def test_joining_takes_back_what_a_local_cluster_got(home: Path) -> None:
+    before = dict(os.environ)
+    ray_options()
+    ray_options()  # a second local cluster
+    os.environ["RAY_ADDRESS"] = "auto"
+    ray_options()
+    del os.environ["RAY_ADDRESS"]
+    assert dict(os.environ) == before
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("mode", ["token", "disabled", None])
+def test_mode_is_left_to_ray_and_the_reader(home: Path, mode: str | None) -> None:
+    if mode:
+        os.environ["RAY_AUTH_MODE"] = mode
+    ray_options()
+    os.environ["RAY_ADDRESS"] = "auto"
+    ray_options()
+    assert os.environ.get("RAY_AUTH_MODE") == mode
+
+
+@pytest.mark.fast
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere Ray's shared folder is always /tmp")
+@pytest.mark.parametrize("theirs", ["ray", "ray_current_cluster", "_ray_lockfiles", None])
+def test_second_user_of_a_machine_gets_a_folder(
+    home: Path, monkeypatch: pytest.MonkeyPatch, theirs: str | None
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(home))
+    for name in ("ray", "_ray_lockfiles"):
+        (home / name).mkdir()
+    (home / "ray" / "ray_current_cluster").touch()
+    monkeypatch.setattr(os, "access", lambda folder, mode: Path(folder).name != theirs)  # root may write everywhere
+    ray_options()
+    ray_options()
+    own = home / f"ray-{os.getuid()}"
+    if theirs is None:
+        assert "RAY_TMPDIR" not in os.environ and not own.exists()
+        return
+    assert os.environ["RAY_TMPDIR"] == str(own)
+    assert mode(own) == 0o700
+    os.environ["RAY_ADDRESS"] = "auto"
+    ray_options()
+    assert "RAY_TMPDIR" not in os.environ
+
+
+@pytest.mark.fast
+def test_folder_of_the_reader_is_used(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", "mine")
+    monkeypatch.setattr(os, "access", lambda folder, mode: False)
+    ray_options()
+    assert os.environ["RAY_TMPDIR"] == "mine"
+
+
+@pytest.mark.fast
+def test_nothing_private_of_ray_is_touched() -> None:
+    source = Path(session.__file__).read_text()
+    assert not re.search(r"_private|_raylet|addFilter", source)
 
 
 @pytest.mark.fast
@@ -114,7 +180,7 @@ def test_no_token_without_authentication(home: Path) -> None:
 
 @pytest.mark.fast
 def test_existing_cluster_is_joined(home: Path) -> None:
-    os.environ["RAY_ADDRESS"] = "ray://head:10001"
+    os.environ["RAY_ADDRESS"] = "auto"
     options = ray_options(
         num_cpus=2,
         num_gpus=0,
@@ -125,10 +191,8 @@ def test_existing_cluster_is_joined(home: Path) -> None:
         namespace="course",
     )
     assert options == {
-        "address": "ray://head:10001",
+        "address": "auto",
         "runtime_env": {"py_modules": [PACKAGE]},
-        "log_to_driver": False,
-        "logging_level": logging.ERROR,
         "namespace": "course",
     }
     assert not (home / ".ray").exists()
@@ -147,6 +211,98 @@ def test_package_travels_with_a_runtime_env_of_the_caller(home: Path) -> None:
 def test_no_cluster_to_join(home: Path, address: str) -> None:
     os.environ["RAY_ADDRESS"] = address
     assert ray_options(num_cpus=2)["num_cpus"] == 2
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "https://cluster.example"])
+def test_address_of_a_dashboard_is_refused(home: Path, address: str) -> None:
+    os.environ["RAY_ADDRESS"] = address
+    with pytest.raises(ValueError, match="a dashboard's address.*ray://HOST:10001"):
+        ray_options()
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "ray://localhost:{}"])
+def test_address_at_which_nobody_answers(home: Path, form: str) -> None:
+    address = form.format(session.free_port(0))
+    with pytest.raises(ConnectionError, match=f"{address}.*nobody answers"):
+        ray_options(address=address)
+
+
+@pytest.mark.fast
+def test_address_at_which_somebody_answers(home: Path, taken_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "_check_token", lambda address: None)  # tests/test_joining.py asks real clusters
+    address = f"127.0.0.1:{taken_port}"
+    assert ray_options(address=address)["address"] == address
+
+
+class AsksForToken(grpc.GenericRpcHandler):
+    """Stands for the first server of a cluster; tests/test_joining.py asks real ones."""
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+
+    def service(self, call: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        sent = dict(call.invocation_metadata).get("authorization")
+
+        def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
+            if self.token and sent != f"Bearer {self.token}":
+                context.abort(grpc.StatusCode.UNAUTHENTICATED, "InvalidAuthToken")
+            return b""
+
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("demanded", "variables", "in_file", "problem"),
+    [
+        ("", {}, "", ""),
+        ("", {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "other"}, "", ""),
+        ("right", {}, "", "got none"),
+        ("right", {}, "right", "got none"),  # without the mode, Ray does not send it
+        ("right", {"RAY_AUTH_MODE": "token"}, "", "got none"),
+        ("right", {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "wrong"}, "right", "did not accept"),
+        ("right", {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "right"}, "wrong", ""),
+        ("right", {"RAY_AUTH_MODE": "token"}, "right\n", ""),
+    ],
+)
+def test_token_of_a_cluster(home: Path, demanded: str, variables: dict[str, str], in_file: str, problem: str) -> None:
+    os.environ.update(variables)
+    if in_file:
+        (home / ".ray").mkdir()
+        (home / ".ray" / "auth_token").write_text(in_file)
+    server = grpc.server(ThreadPoolExecutor(1), handlers=[AsksForToken(demanded)])
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        if not problem:
+            assert ray_options(address=address)["address"] == address
+            return
+        with pytest.raises(PermissionError, match=f"{address} asks for a token, and {problem}.*RAY_AUTH_TOKEN"):
+            ray_options(address=address)
+    finally:
+        server.stop(None)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("command", "stops"), [("uv run jupyter lab", True), ("uv pip", False), ("jupyter lab", False)]
+)
+def test_uv_run_is_told_from_other_parents(
+    home: Path, monkeypatch: pytest.MonkeyPatch, command: str, stops: bool
+) -> None:
+    monkeypatch.delenv(UV_SWITCH, raising=False)
+    parents = [
+        mock.Mock(cmdline=lambda: ["python"]),
+        mock.Mock(cmdline=lambda: ["/bin/" + command.split()[0], *command.split()[1:]]),
+    ]
+    monkeypatch.setattr(session.psutil, "Process", lambda: mock.Mock(parents=lambda: parents))
+    if stops:
+        with pytest.raises(RuntimeError, match=f"{UV_SWITCH}=0 uv run jupyter lab"):
+            ray_options()
+        monkeypatch.setenv(UV_SWITCH, "0")
+    ray_options()
 
 
 @pytest.mark.fast
@@ -194,65 +350,6 @@ def test_workers_of_an_existing_cluster_get_the_package(ray_session: None, tmp_p
     assert found and not found.startswith(PACKAGE), "the worker imported the files of this folder, not those sent to it"
 
 
-def test_ray_listens_on_loopback_only(ray_session: None) -> None:
-    import psutil
-    import ray
-
-    assert ray.get_runtime_context().gcs_address.startswith("127.0.0.1:")
-    listening = set()
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):  # a worker of an earlier Ray may be ending
-            name, connections = process.name(), process.net_connections(kind="tcp")
-            listening |= {(name, *c.laddr) for c in connections if c.status == psutil.CONN_LISTEN}
-    names = {name for name, *_ in listening}
-    assert {"raylet", "gcs_server"} <= names, f"these processes must listen, but found {names}"
-    assert not [entry for entry in listening if not is_loopback(entry[1])]
-
-
-def is_loopback(address: str) -> bool:
-    """Also of ::ffff:127.0.0.1, the IPv6 way of writing the IPv4 address."""
-    found = ip_address(address)
-    return (getattr(found, "ipv4_mapped", None) or found).is_loopback
-
-
-@pytest.mark.fast
-def test_loopback_is_told_from_other_addresses() -> None:
-    assert all(map(is_loopback, ("127.0.0.1", "::1", "::ffff:127.0.0.1")))
-    assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.7", "::ffff:10.0.0.7")))
-
-
-@pytest.mark.fast
-@pytest.mark.parametrize(
-    ("message", "shown"),
-    [
-        (
-            "Task busy failed. There are 3 retries remaining, so the task will be retried. Error: User exception:\n"
-            '  File "/somewhere/cell.py", line 5, in busy',
-            "Ray: Task busy failed. There are 3 retries remaining, so the task will be retried.\n",
-        ),
-        (
-            "A worker died or was killed while executing a task by an unexpected system error. Lease ID: "
-            "0d0000003a5097bc82b4919b37b8c62036b3fe8ff6894f64903c7d62 Worker PID: 14006",
-            "Ray: A worker died or was killed while executing a task by an unexpected system error.\n",
-        ),
-        (
-            "The node with node id: 0d0c9d79662c0ee05325d361b7deceae2f4e4f271164e4d24fd8fc72 and address: 127.0.0.1 "
-            "and node name: 127.0.0.1 has been marked dead. This can happen when a \t(1) raylet crashes",
-            "Ray: The node with node id: ... and address: 127.0.0.1 and node name: 127.0.0.1 has been marked dead.\n",
-        ),
-    ],
-)
-def test_messages_of_ray_are_short(
-    message: str, shown: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from ray._private import worker
-
-    monkeypatch.setattr(worker, "print_to_stdstream", worker.print_to_stdstream)
-    session._short_messages()
-    worker.print_to_stdstream({"lines": [message], "pid": "raylet", "is_err": False}, ignore_prefix=False)
-    assert capsys.readouterr().out == shown
-
-
 @pytest.mark.fast
 def test_hidden_stderr_hides_what_is_written_past_python(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(KeyError), session.hidden_stderr():
@@ -260,20 +357,6 @@ def test_hidden_stderr_hides_what_is_written_past_python(capfd: pytest.CaptureFi
         raise KeyError
     os.write(2, b"seen")
     assert capfd.readouterr().err == "seen"
-
-
-@pytest.mark.parametrize(("free_cpus", "shown"), [([0.0, 2.0], False), ([0.0], True)])
-def test_warning_that_no_cpu_is_free_is_kept_only_if_it_lasts(
-    monkeypatch: pytest.MonkeyPatch, free_cpus: list[float], shown: bool
-) -> None:
-    answers = iter(free_cpus)
-    monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": next(answers, free_cpus[-1])})
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    text = "Warning: The Ray cluster currently does not have any available CPUs. The Dataset job will hang"
-    record = logging.LogRecord("ray.data.dataset", logging.WARNING, "dataset.py", 1, text, None, None)
-    assert session._only_lasting_shortage(record) is shown
-    record.msg = "another warning"
-    assert session._only_lasting_shortage(record)
 
 
 def test_resources_that_are_there_are_accepted_at_once(ray_session: None, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+import math
+from fractions import Fraction
 
-from helpers.exercises.verdict import Verdict, exercise_check, not_right, right
+import numpy as np
+import pytest
+import torch
+
+from helpers.exercises.formulas import judge_formula
+from helpers.exercises.verdict import Verdict, as_number, exercise_check, not_right, right, same
 
 
 @exercise_check
@@ -22,6 +28,11 @@ class Wrapped(Exception):
     def __init__(self, cause: Exception) -> None:
         super().__init__(f"Traceback of a worker\n{cause}\n(the worker's log has more)")
         self.cause = cause
+
+
+class Speechless(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words for it")
 
 
 def raising(error: BaseException):
@@ -62,8 +73,10 @@ def test_not_solved_yet(answer: object) -> None:
         (raising(Wrapped(ValueError("too small"))), "your code raised Wrapped: too small"),
         (raising(ValueError("first line\n\n  last line \n")), "your code raised ValueError: last line"),
         (7, "your code raised TypeError: 'int' object is not callable"),
+        (raising(SystemExit(3)), "your code raised SystemExit: 3"),
+        (raising(Speechless()), "your code raised Speechless: no message"),
     ],
-    ids=["error", "silent", "worker", "lines", "no_function"],
+    ids=["error", "silent", "worker", "lines", "no_function", "exit", "speechless"],
 )
 def test_error_in_the_answer(answer: object, said: str) -> None:
     assert repr(check_double(answer)) == f"not right: {said}"
@@ -78,6 +91,83 @@ def test_stop_button_works() -> None:
 @pytest.mark.fast
 def test_check_keeps_its_name_and_description() -> None:
     assert (check_double.__name__, check_double.__doc__) == ("check_double", "Judge a function that doubles.")
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("answer", "number"),
+    [
+        (3, 3),
+        (2.5, 2.5),
+        (np.float32(0.5), 0.5),
+        (np.int64(3), 3),
+        (torch.tensor(2.0), 2.0),
+        (np.array(7), 7),
+        (Fraction(1, 4), 0.25),
+        (True, None),
+        (np.bool_(True), None),
+        ("3", None),
+        (np.array([3]), None),
+        (None, None),
+    ],
+    ids=str,
+)
+def test_numbers_of_any_library(answer: object, number: float | None) -> None:
+    found = as_number(answer)
+    assert found == number
+    assert type(found) is type(number)
+
+
+@pytest.mark.fast
+def test_same() -> None:
+    assert same([1, {"a": np.int64(2)}, None], (1.0, {"a": 2}, None))
+    assert not same([1], [True])
+    assert not same([np.zeros(3)], [0])
+    assert not same([1, 1], [1])
+    assert not same({"a": 1}, {"a": 1, "b": 2})
+
+
+@pytest.mark.fast
+def test_long_answers_are_shortened() -> None:
+    assert len(not_right([0] * 100_000, 1, "Return one number.").message) < 1000
+
+
+def half(number: int) -> float:
+    return number / 2
+
+
+def judged(answer) -> Verdict | None:
+    cases = [{"number": 4}, {"number": 3}, {"number": 0}]
+    mistakes = {"Do not round.": lambda number: number // 2, "Divide.": lambda number: number * 2}
+    return judge_formula(answer, half, cases, mistakes, "Divide by 2.")
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda number: number // 2, "got 1 for number = 3, expected 1.5. Do not round."),
+        (lambda number: 2 * number, "got 8 for number = 4, expected 2. Divide."),
+        (lambda number: 1, "got 1 for number = 4, expected 2. Divide by 2."),
+        (lambda number: 1 if number == 3 else number, "got 4 for number = 4, expected 2. Divide by 2."),
+        (lambda number: None, "None is no answer here"),
+        (lambda number: "2", "Return a number."),
+        (
+            lambda number: number / 2 if number else 1 / number,
+            "got ZeroDivisionError: division by zero, for number = 0",
+        ),
+        (lambda number: math.nan, "got nan for number = 4"),
+    ],
+)
+def test_hint_of_a_formula_fits_in_all_cases(answer, said: str) -> None:
+    verdict = judged(answer)
+    assert verdict is not None
+    assert said in verdict.message
+
+
+@pytest.mark.fast
+def test_right_formula() -> None:
+    assert judged(lambda number: np.float32(0.5 * number)) is None
 
 
 def test_errors_that_come_back_from_ray(ray_session: None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -17,15 +18,16 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from tests import expectations, notebook_outputs, notebook_watch
 from tests.expectations import Expectation
+from tests.notebook_plugin import time_problem
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # The course's own limits are replaced by tiny ones, and one expectation.
 CONFTEST = """
 import os
 from tests import expectations, notebook_plugin
-notebook_plugin.GRACE_SECONDS = 1.0
+notebook_plugin.GRACE_SECONDS = 3.0
 os.environ["SET_BY_A_TEST"] = "1"
-expectations.SECONDS = {"slow": 1.0}
+expectations.SECONDS = {"slow": 0.1}
 expectations.MEMORY_GB = 0.5
 expectations.EXPECTATIONS[:] = [
     expectations.Expectation(name, "score", r"score ([0-9.]+)", "the score", at_least=0.85)
@@ -84,7 +86,9 @@ def make_project(folder: Path, names: list[str]) -> None:
     (folder / "conftest.py").write_text(CONFTEST)
     (folder / "pytest.ini").write_text("[pytest]\n")
     for name in names:
-        nbformat.write(new_notebook(cells=NOTEBOOKS[name]), folder / f"{name}.ipynb")
+        # On a busy machine every cell takes long, so only the one that hangs has a short limit.
+        metadata = {"execution": {"timeout": 4}} if name == "hanging" else {}
+        nbformat.write(new_notebook(cells=NOTEBOOKS[name], metadata=metadata), folder / f"{name}.ipynb")
 
 
 def run_pytest(folder: Path, *options: str) -> tuple[int, dict[str, str], str]:
@@ -94,7 +98,7 @@ def run_pytest(folder: Path, *options: str) -> tuple[int, dict[str, str], str]:
     command = [sys.executable, "-m", "pytest", "-p", "tests.notebook_plugin", "-p", "no:cacheprovider", "--nbmake"]
     done = subprocess.run(
         [*command, "--junitxml=.report/junit.xml", *options, "."],
-        cwd=folder, env=environment, capture_output=True, text=True, timeout=120,
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     output = done.stdout + done.stderr
     assert (folder / ".report" / "junit.xml").is_file(), output
@@ -109,18 +113,18 @@ def run_pytest(folder: Path, *options: str) -> tuple[int, dict[str, str], str]:
 def all_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, dict[str, str], str]:
     folder = tmp_path_factory.mktemp("project")
     make_project(folder, list(NOTEBOOKS))
-    return folder, *run_pytest(folder, "--nbmake-timeout", "4")
+    return folder, *run_pytest(folder, "--nbmake-timeout", "120")
 
 
 RED = {
     "failing_cell": ("cell 1 failed: ", "ZeroDivisionError"),
-    "slow": (" s, but 1 s are promised",),
+    "slow": (" s, but 0.1 s are promised (0.15 s with --slack 1.5",),
     "greedy": ("GB of memory, expected at most 0.5 GB",),
     "hanging": ("cell 1 failed: ", "timed out", "after 4 seconds"),
     "solved_lesson": ("cell 1 (check-1)", "'not solved yet'", "right: well done"),
     "no_verdict": ("cell 1 (check-1)", "found ''"),
     "solutions/wrong": ("cell 1 (check-1)", "'right:'", "not right: got 1"),
-    "left_process": ("after 1 s it still runs sleep (pid ", "sleep 612"),
+    "left_process": ("after 3 s it still runs sleep (pid ", "sleep 612"),
     "left_file": ("changed the repository: stray.txt (new)", "temporary files: tmp"),
     "overwrites_itself": ("changed the repository: overwrites_itself.ipynb (changed)",),
     "low_score": ("the score is 0.10, expected at least 0.85",),
@@ -152,7 +156,8 @@ def test_table_and_report(all_runs: tuple) -> None:
     rows = {row["notebook"]: row for row in json.loads((folder / ".report" / "notebooks.json").read_text())}
     assert set(rows) == set(NOTEBOOKS)
     assert rows["good"]["key_figure"] == "lines"
-    assert 1.8 <= rows["slow"]["seconds"] < 4
+    assert 1.8 <= rows["slow"]["seconds"] < 60
+    assert all(0 <= row["others_share"] <= 1 for row in rows.values())
     assert 0.02 < rows["good"]["memory_gb"] < 0.5 < 0.6 < rows["greedy"]["memory_gb"] < 1
     assert rows["good"]["problems"] == [] and rows["slow"]["problems"]
     assert "notebook" in output and "memory GB" in output
@@ -188,8 +193,9 @@ def test_overwrite_normalises_or_refuses(tmp_path: Path) -> None:
     text = (tmp_path / "good.ipynb").read_text()
     made = nbformat.reads(text, 4)
     assert text.endswith("}\n") and '\n "cells": [' in text
-    assert made.metadata.ray_course.seconds < 10
-    assert "in about 5 seconds on" in made.cells[0].source
+    assert made.metadata.ray_course.seconds < 60
+    told = re.search(r"in about (\d+) seconds on", made.cells[0].source)
+    assert told and made.metadata.ray_course.seconds <= int(told.group(1)) <= made.metadata.ray_course.seconds + 5
     assert [output.text for output in made.cells[1].outputs] == ["score 0.90\n"]
     assert [output.text for output in made.cells[2].outputs] == ["several\nlines\n"]
     assert [cell.execution_count for cell in made.cells[1:]] == [1, 2, 3]
@@ -267,6 +273,12 @@ DIED = (
         ("stdout", "(Counter.add pid=8579, ip=10.1.2.3) hello pid=5\n", "(Counter.add) hello pid=...\n"),
         ("stdout", "(pid=8579) hello\n", "(worker) hello\n"),
         (
+            "stdout",
+            "\x1b[33m(raylet)\x1b[0m Spilled 190 MiB, 10 objects.\n"
+            "    [2026-11-26 03:02:14,841 I 244 244] (raylet) worker_pool.cc:564: Started worker process\n",
+            "(raylet) Spilled 190 MiB, 10 objects.\n",
+        ),
+        (
             "stderr",
             "[2026-11-26 02:11:51,220 W 8683 8683] network_util.cc:330: no network\n",
             "[W] network_util.cc:330: no network\n",
@@ -286,6 +298,24 @@ def test_messages_of_ray_are_committed_without_what_changes(name: str, written: 
     notebook_outputs.normalise(notebook, 1)
     assert notebook.cells[0].outputs[0].text == committed
     assert notebook_outputs.unfit_outputs(notebook) == []
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[2026-11-26 03:01:17,845 W 2 2] network_util.cc:330: Failed to determine local IP via external connectivity "
+        "to: 8.8.8.8:53, falling back to hostname resolution\n",
+        "\x1b[33m(raylet)\x1b[0m [2026-11-26 03:02:22,615 I 25 25] logging.cc:303: Set ray log level to 3\n",
+        "2026-11-26 03:02:05,514\tINFO packaging.py:785 -- Creating a file package for local module '/"
+        + "w/helpers'.\n",
+    ],
+)
+def test_notes_of_ray_about_one_run_are_not_committed(text: str) -> None:
+    outputs = [new_output("stream", name="stderr", text=text), new_output("stream", name="stdout", text="kept\n")]
+    notebook = new_notebook(cells=[new_code_cell("x", outputs=outputs)])
+    notebook_outputs.normalise(notebook, 1)
+    assert [output.text for output in notebook.cells[0].outputs] == ["kept\n"]
 
 
 @pytest.mark.fast
@@ -323,7 +353,7 @@ def test_a_process_without_the_marker_is_found_by_its_command_line_or_parent(tmp
     parent = subprocess.Popen([sys.executable, "-c", source, str(tmp_path)], env={})
     stranger = subprocess.Popen(["sleep", "614"], env={})
     try:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while len(watch.running()) < 2 and time.monotonic() < deadline:
             time.sleep(0.05)
         found = watch.left_behind(0.0)
@@ -335,6 +365,71 @@ def test_a_process_without_the_marker_is_found_by_its_command_line_or_parent(tmp
         for process in (parent, stranger):
             process.kill()
             process.wait()
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("seconds", "others_share", "good"),
+    [
+        (100, 0.0, True),
+        (150, 0.0, True),
+        (151, 0.0, False),
+        (151, 0.1, True),
+        (300, 0.5, True),
+        (301, 0.5, False),
+        (1500, 1.0, True),
+        (1501, 1.0, False),
+    ],
+)
+def test_time_that_other_programs_took_is_not_the_notebooks(seconds: float, others_share: float, good: bool) -> None:
+    problem = time_problem(seconds, promised=100, slack=1.5, others_share=others_share)
+    assert (problem is None) is good
+    if problem:
+        assert problem.startswith(f"its cells took {seconds} s, but 100 s are promised (150 s with --slack 1.5")
+        assert ("other programs account for" in problem) is (others_share > 0)
+
+
+BURN = "import time\nwhile time.process_time() < 1.5: pass\nprint('burnt', flush=True)\ntime.sleep(60)"
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("own", [True, False])
+def test_processor_time_is_told_apart_from_that_of_others(tmp_path: Path, own: bool) -> None:
+    with notebook_watch.ProcessWatch("RAY_COURSE_RUN", "this run", tmp_path) as watch:
+        environment = {"RAY_COURSE_RUN": "this run"} if own else {}
+        command = [sys.executable, "-c", BURN]
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout and process.stdout.readline() == "burnt\n"
+            seconds = time.monotonic() - watch.started
+            watch.running()
+            process.kill()
+    cores = psutil.cpu_count() or 1
+    if own:
+        assert 1.4 < watch.cpu_seconds < 2.5
+    else:
+        assert watch.cpu_seconds == 0
+        # The processor's own records come in hundredths of a second for each core.
+        assert watch.others_share > 1.3 / (cores * (seconds + 3))
+
+
+@pytest.mark.fast
+def test_a_busy_machine_does_not_hide_the_peak(tmp_path: Path) -> None:
+    looks = []
+
+    class Slow(notebook_watch.ProcessWatch):
+        """On a busy machine a look waits for the processor most of its time."""
+
+        def running(self) -> list[psutil.Process]:
+            looks.append(time.monotonic())
+            time.sleep(0.5)
+            return []
+
+    with Slow("RAY_COURSE_RUN", "this run", tmp_path):
+        deadline = time.monotonic() + 12
+        while len(looks) < 3 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        seen = len(looks)
+    assert seen >= 3, "after a slow look, the next one came too late to see a peak of memory"
 
 
 @pytest.mark.fast

@@ -1,9 +1,13 @@
-"""pyproject.toml, requirements.txt and environment.yml say the same, so they cannot drift."""
+"""The lock, and every other way in: conda, containers, uv and CI take the same packages, so they cannot drift."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -139,30 +143,139 @@ def test_other_pythons_are_shut_out(python: str) -> None:
     assert Version(f"{python}.0") not in PYTHONS
 
 
-def test_conda_installs_the_same() -> None:
+def make_targets() -> set[str]:
+    """What `make` can be asked for; with the stamp of the environment."""
+    makefile = (REPOSITORY / "Makefile").read_text()
+    return set(re.search(r"(?m)^\.PHONY:(.*)$", makefile).group(1).split()) | {".venv/.ready"}
+
+
+def unknown_targets(command: str) -> list[str]:
+    """The words after `make` in a line of shell that are neither its targets nor variables."""
+    words = [part.split()[1:] for part in re.split(r"&&|;|\|", command) if part.split()[:1] == ["make"]]
+    return [word for part in words for word in part if word not in make_targets() and "=" not in word]
+
+
+def test_unknown_targets_are_found() -> None:
+    assert unknown_targets("make .venv/.ready && rm -rf x && make lab PORT=1") == []
+    assert unknown_targets("true; make setup lab") == ["setup"]
+
+
+def test_conda_brings_python_and_make_brings_the_rest() -> None:
     listed = ENVIRONMENT["dependencies"]
-    names = [re.split(r"[=<> ]", entry)[0] for entry in listed if isinstance(entry, str)]
-    (python,) = [entry for entry in listed if isinstance(entry, str) and entry.startswith("python")]
-    assert Version(python.partition("=")[2].lstrip("=") + ".0") in PYTHONS
-    assert "pip" in names
-    # Everything else comes from the lock: no package of the course has a second version here.
-    assert not {canonicalize_name(r.name) for r in DIRECT} & set(names)
-    (pip,) = [entry["pip"] for entry in listed if isinstance(entry, dict)]
-    assert pip == ["--requirement requirements.txt"]  # pip reads these lines as a requirements file
+    names = [re.split(r"[=<> ]", entry)[0] for entry in listed]
+    assert names == ["python", "make", "cxx-compiler"]
+    assert Version(listed[0].partition("=")[2] + ".0") in PYTHONS
+    commands = re.search(r"(?m)^# (conda env create .*)$", (REPOSITORY / "environment.yml").read_text()).group(1)
+    assert commands.endswith("&& make lab") and unknown_targets(commands) == []
+    assert f"conda activate {ENVIRONMENT['name']}" in commands
+
+
+# --- containers -------------------------------------------------------------------------------------------------------
+
+
+def instructions() -> list[tuple[str, str]]:
+    """The Dockerfile as (instruction, rest of the line)."""
+    lines = (REPOSITORY / "Dockerfile").read_text().splitlines()
+    pairs = [line.partition(" ") for line in lines if line and not line.startswith("#")]
+    return [(word, rest) for word, _, rest in pairs]
+
+
+def of(name: str) -> list[str]:
+    return [rest for word, rest in instructions() if word == name]
+
+
+def test_container_is_made_by_make() -> None:
+    assert {word for word, _ in instructions()} == {"FROM", "RUN", "WORKDIR", "USER", "COPY", "EXPOSE", "CMD"}
+    image, *_ = of("FROM")[0].partition(" ")
+    assert Version(re.fullmatch(r"python:([\d.]+)-slim", image).group(1) + ".0") in PYTHONS
+    assert [command for command in of("RUN") if "make .venv/.ready" in command]
+    assert [unknown_targets(command) for command in of("RUN")] == [[]] * len(of("RUN"))
+    assert not re.search(r"pip|uv |https?:", "".join(of("RUN"))), "packages come from the lock, through make"
+    command = json.loads(of("CMD")[0])
+    assert command[:2] == ["make", "lab"] and unknown_targets(" ".join(command[:2])) == []
+
+
+def test_container_copies_what_its_set_up_reads() -> None:
+    ready = [word for word, _ in instructions()].index("CMD")
+    order = instructions()[:ready]
+    set_up = next(i for i, (word, rest) in enumerate(order) if word == "RUN" and ".venv/.ready" in rest)
+    copied = {name for word, rest in order[:set_up] if word == "COPY" for name in rest.split()[1:-1]}
+    assert all((REPOSITORY / name).exists() for name in copied)
+    needed = {
+        PYPROJECT["project"]["readme"],
+        *(name.split(".")[0] for name in PYPROJECT["tool"]["setuptools"]["packages"]),
+    }
+    assert needed | {"Makefile", "pyproject.toml", "requirements.txt", "tools"} <= copied
+    # And not what belongs to the machine that builds it.
+    assert {".venv", "work", ".git"} <= set((REPOSITORY / ".dockerignore").read_text().split())
+
+
+def test_container_lets_in_only_its_user() -> None:
+    order = [word for word, _ in instructions()]
+    assert of("USER") == ["learner"] and order.index("USER") < order.index("CMD")
+    assert "useradd --create-home learner" in of("RUN")
+    assert "token" not in of("CMD")[0].lower() and "--allow-root" not in of("CMD")[0]
+    for file in ("Dockerfile", "README.md"):
+        run = re.findall(r"docker run .*", (REPOSITORY / file).read_text())
+        assert run, f"{file} does not say how the container is started"
+        for line in run:
+            assert (
+                "-p 127.0.0.1:8888:8888" in line
+                and "--shm-size=4g" in line
+                and "-v ray-course-work:/course/work" in line
+            )
+
+
+def test_devcontainer_is_the_same_machine_and_set_up() -> None:
+    found = json.loads((REPOSITORY / ".devcontainer" / "devcontainer.json").read_text())
+    build = found["build"]
+    dockerfile = (REPOSITORY / ".devcontainer" / build["dockerfile"]).resolve()
+    assert dockerfile == REPOSITORY / "Dockerfile"
+    assert any(line.endswith(f" AS {build['target']}") for line in of("FROM"))
+    assert found["remoteUser"] in of("USER") and "--shm-size=4g" in found["runArgs"]
+    assert found["postCreateCommand"] == "make work" and unknown_targets(found["postCreateCommand"]) == []
+
+
+# --- uv and CI --------------------------------------------------------------------------------------------------------
+
+
+def test_uv_run_takes_the_environment_as_it_is(tmp_path: Path) -> None:
+    shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    uv = Path(sys.executable).with_name("uv")
+    # Without a network: whatever would be resolved or installed fails.
+    command = [str(uv), "run", "--offline", "python", "-c", "import sys, ray; print(sys.prefix)"]
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("UV_", "VIRTUAL_ENV"))}
+    done = subprocess.run(command, cwd=tmp_path, env=own, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).resolve() == Path(sys.prefix).resolve()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".venv", "pyproject.toml"], "uv made a lock of its own"
+
+
+def test_ci_runs_every_python() -> None:
+    jobs = yaml.safe_load((REPOSITORY / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
+    assert tuple(jobs["pinned"]["strategy"]["matrix"]["python"]) == SUPPORTED
+    versions = [step["with"]["python-version"] for step in jobs["pinned"]["steps"] if "with" in step]
+    assert versions == ["${{ matrix.python }}"]
+    for job in jobs.values():
+        commands = [step["run"] for step in job["steps"] if "run" in step]
+        assert [unknown_targets(command) for command in commands] == [[]] * len(commands)
+
+
+def test_readme_names_the_versions_of_the_lock() -> None:
+    (line,) = re.findall(r"(?m)^.*Last run with .*$", (REPOSITORY / "README.md").read_text())
+    for name, title in (("ray", "Ray"), ("torch", "PyTorch")):
+        found = {str(version(pin)) for pin, _ in pins(LOCK)[name]}
+        assert {f"{title} {v}" for v in found} == set(re.findall(rf"{title} [\d.]*\d", line))
 
 
 def test_all_packages_of_helpers_are_installed() -> None:
-    folders = {path.parent for path in (REPOSITORY / "helpers").rglob("*.py")}
+    # JupyterLab keeps copies of the files that somebody opened in hidden folders.
+    files = [path for path in (REPOSITORY / "helpers").rglob("*.py") if ".ipynb_checkpoints" not in path.parts]
+    folders = {path.parent for path in files}
     expected = sorted(".".join(folder.relative_to(REPOSITORY).parts) for folder in folders)
     assert sorted(PYPROJECT["tool"]["setuptools"]["packages"]) == expected
 
 
 def test_pyproject_says_the_same_as_the_tools() -> None:
     assert Version(PYPROJECT["tool"]["ruff"]["target-version"].replace("py3", "3.")) in PYTHONS
-
-
-def test_binder_installs_the_helpers_too() -> None:
-    # In environment.yml it cannot stand: pip refuses an editable package beside hashes.
-    script = REPOSITORY / "postBuild"
-    assert os.access(script, os.X_OK), "postBuild is not executable"
-    assert "pip install --no-deps --editable ." in script.read_text()

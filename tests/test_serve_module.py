@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import io
+import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import numpy as np
 import pytest
 import yaml
@@ -16,16 +20,28 @@ from fastapi import HTTPException
 from PIL import Image
 from pydantic import ValidationError
 from ray.exceptions import RayActorError
+from ray.serve.config import AutoscalingConfig
 from ray.serve.exceptions import BackPressureError
 from ray.serve.schema import ServeDeploySchema
 
 from cluster import fashion_mnist_service as service
 from tests.services import valid_application
-from tools.export_service import MODULE, formatted_module
+from tools.export_service import MODULE, SOURCES, formatted_module
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONFIG = REPOSITORY / "cluster" / "fashion_mnist_service.yaml"
 ZEROS = [[0] * 28 for _ in range(28)]
+
+
+def code_cells() -> list[str]:
+    """The code of notebook 06, cell by cell."""
+    return [cell.source for cell in nbformat.read(SOURCES[MODULE][0], 4).cells if cell.cell_type == "code"]
+
+
+def without_ray_shutdown(source: str) -> str:
+    """A cell whose effect on Serve is tried in a Ray that other tests still need."""
+    assert source.count("ray.shutdown()") == 1
+    return source.replace("ray.shutdown()", "")
 
 
 @pytest.mark.fast
@@ -121,6 +137,82 @@ def test_png_of_16_bits_keeps_its_picture() -> None:
 def test_settings_that_cannot_be_meant(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         service.Settings(**wrong)
+
+
+class Options:
+    """Stands for a deployment of the module: keeps the options that it is given."""
+
+    def __init__(self) -> None:
+        self.chosen: dict[str, Any] = {}
+
+    def options(self, **chosen: Any) -> Options:
+        self.chosen = chosen
+        return self
+
+    def bind(self, *arguments: Any) -> Options:
+        return self
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(("replicas", "ingress"), [(2, 1), (16, 4), (1, 500)])
+def test_queue_of_the_model_does_not_grow_with_the_ingress(
+    monkeypatch: pytest.MonkeyPatch, replicas: int, ingress: int
+) -> None:
+    """Serve limits the queue of each caller, and each replica of the ingress is one."""
+    model, api = Options(), Options()
+    monkeypatch.setattr(service, "Model", model)
+    monkeypatch.setattr(service, "Api", api)
+    service.build(service.Settings(replicas=replicas, ingress=ingress, ingress_cpus=1, folder="nowhere"))
+    assert (api.chosen["num_replicas"], api.chosen["ray_actor_options"]) == (ingress, {"num_cpus": 1})
+    queue = model.chosen["max_queued_requests"]
+    assert queue >= 1 and (queue == 1 or queue * ingress == 100 * replicas)
+
+
+@pytest.mark.fast
+def test_autoscaling_has_one_deprecated_setting_and_no_other() -> None:
+    """Ray 2.60 deprecates `metrics_interval_s` for variables that it does not read yet.
+
+    If this fails, look whether it reads them now: then they replace the setting in the notebook.
+    """
+    (cell,) = [source for source in code_cells() if "autoscaling_config=" in source]
+    calls = [node for node in ast.walk(ast.parse(cell)) if isinstance(node, ast.keyword)]
+    (chosen,) = [ast.literal_eval(node.value) for node in calls if node.arg == "autoscaling_config"]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        AutoscalingConfig(**chosen)
+    assert ["`metrics_interval_s` field" in str(warning.message) for warning in caught] == [True], caught
+
+
+class FakeServe:
+    """As much of Serve as the last cell of the notebook uses: two applications of its own, one of somebody else."""
+
+    def __init__(self) -> None:
+        self.applications, self.ended = {"fashion": 1, "slow": 1, "of somebody else": 1}, False
+
+    def status(self) -> FakeServe:
+        return self
+
+    def delete(self, name: str) -> None:
+        del self.applications[name]
+
+    def shutdown(self) -> None:
+        self.ended = True
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("address", ["local", "10.0.0.1:6379"])
+def test_last_cell_ends_serve_only_on_a_cluster_of_its_own(address: str) -> None:
+    fake = FakeServe()
+    exec(without_ray_shutdown(code_cells()[-1]), {"serve": fake, "connect": {"address": address}})
+    assert set(fake.applications) == {"of somebody else"}
+    assert fake.ended is (address == "local")
+
+
+@pytest.mark.fast
+def test_last_cell_knows_all_applications_of_the_notebook() -> None:
+    runs = re.findall(r'serve\.run\([^;]*?name="(\w+)"', "\n".join(code_cells()), re.DOTALL)
+    named = set(re.search(r"\{(.*?)\}", code_cells()[-1]).group(1).replace('"', "").split(", "))
+    assert len(runs) >= 4 and named == set(runs)
 
 
 @pytest.mark.fast

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,39 +23,52 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from PIL import Image
 from ray import serve
+from ray.serve.exceptions import BackPressureError
 from ray.util.state import list_actors
 from schemathesis import GenerationMode
 from schemathesis.checks import FailureGroup, positive_data_acceptance
 from torchvision.datasets import FashionMNIST
 
 from helpers import data
-from tests.services import wait_for
-from tests.test_serve_module import CONFIG, ZEROS, png
+from tests.services import SERVE, head_of_somebody_else, wait_for
+from tests.test_serve_module import CONFIG, ZEROS, code_cells, png, without_ray_shutdown
 
 JSON, PNG = {"Content-Type": "application/json"}, {"Content-Type": "image/png"}
+
+
+class Context:
+    """What `ray.init` returns, as far as the notebook uses it."""
+
+    @property
+    def dashboard_url(self) -> str:
+        return os.environ["RAY_API_SERVER_ADDRESS"].removeprefix("http://")
+
+
+def send(config: dict[str, Any], folder: Path) -> None:
+    """`serve deploy`, to the running Ray."""
+    path = folder / "service.yaml"
+    path.write_text(yaml.safe_dump(config))
+    command = [*SERVE, "deploy", str(path), "--address", os.environ["RAY_API_SERVER_ADDRESS"]]
+    subprocess.run(command, check=True, capture_output=True, timeout=240)
 
 
 @pytest.fixture(scope="module")
 def deploy(serve_port: int, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], None]:
     """Send the shipped config file, with a version, to the running Ray as a reader would."""
 
-    def send(version: str) -> None:
+    def deploy_version(version: str) -> None:
         config = yaml.safe_load(CONFIG.read_text())
         config["http_options"]["port"] = serve_port
         config["applications"][0]["args"]["version"] = version
-        path = tmp_path_factory.mktemp("config") / "service.yaml"
-        path.write_text(yaml.safe_dump(config))
-        address = os.environ["RAY_API_SERVER_ADDRESS"]
-        command = [sys.executable, "-m", "ray.serve.scripts", "deploy", str(path), "--address", address]
-        subprocess.run(command, check=True, capture_output=True, timeout=120)
+        send(config, tmp_path_factory.mktemp("config"))
 
-    return send
+    return deploy_version
 
 
 @pytest.fixture(scope="module")
 def url(serve_port: int, deploy: Callable[[str], None]) -> Iterator[str]:
     deploy("1")
-    wait_for(lambda: serve.status().applications["fashion"].status == "RUNNING", 120)
+    wait_for(lambda: serve.status().applications["fashion"].status == "RUNNING", 240)
     yield f"http://127.0.0.1:{serve_port}"
     serve.delete("fashion")
 
@@ -98,7 +112,8 @@ def test_batched_answers_are_those_of_single_pictures(url: str, pictures: tuple[
 BAD = {
     "not JSON": (422, {"data": "T-shirt", "headers": JSON}),
     "JSON cut off": (422, {"data": '{"pixels": [[', "headers": JSON}),
-    "nested too deep": (400, {"data": "[" * 5000, "headers": JSON}),
+    # Python 3.11 reads about 1,000 levels, 3.13 about 10,000: what is deeper than that all of them refuse alike.
+    "nested too deep": (400, {"data": "[" * 50_000, "headers": JSON}),
     "not UTF-8": (400, {"data": b"\xff\xfe\x00", "headers": JSON}),
     "empty": (422, {"data": "", "headers": JSON}),
     "no type of content": (422, {"data": "{}"}),
@@ -220,54 +235,155 @@ def replica_pids() -> set[int]:
 def test_no_request_fails_while_replicas_are_killed(url: str) -> None:
     with load(url) as seen:
         for _ in range(2):
-            time.sleep(2)
+            answered = len(seen)
+            wait_for(lambda enough=answered + 25: len(seen) >= enough, 120)
             before = replica_pids()
             os.kill(min(before), signal.SIGKILL)
-            wait_for(lambda before=before: len(new := replica_pids()) == 2 and bool(new - before), 60)
+            wait_for(lambda before=before: len(new := replica_pids()) == 2 and bool(new - before), 180)
+        answered = len(seen)
+        wait_for(lambda: len(seen) >= answered + 25, 120)
     assert not failed(seen), Counter(failed(seen))
-    assert len(seen) > 50
 
 
 def test_load_would_notice_a_failure(url: str) -> None:
     with load(f"{url}/price") as seen:
-        time.sleep(0.5)
-    assert seen and len(failed(seen)) == len(seen)
+        wait_for(lambda: bool(seen), 60)
+    assert len(failed(seen)) == len(seen)
     with load("http://127.0.0.1:9") as seen:
-        time.sleep(0.2)
-    assert seen and {status for status, _ in seen} == {0}
+        wait_for(lambda: bool(seen), 60)
+    assert {status for status, _ in seen} == {0}
 
 
 def test_no_request_fails_during_an_update(url: str, deploy: Callable[[str], None]) -> None:
     with load(url) as seen:
-        time.sleep(1)
+        wait_for(lambda: len(seen) > 10, 120)
         deploy("2")
-        wait_for(lambda: {version for _, version in seen[-10:]} == {"2"}, 120)
+        wait_for(lambda: {version for _, version in seen[-10:]} == {"2"}, 240)
     assert not failed(seen), Counter(failed(seen))
     versions = Counter(version for _, version in seen)
     assert set(versions) == {"1", "2"} and versions["1"] > 10
 
 
-def test_full_queue_is_refused_quickly(url: str, serve_port: int) -> None:
-    @serve.deployment(ray_actor_options={"num_cpus": 0.1}, max_ongoing_requests=1, max_queued_requests=2)
-    class Slow:
-        def __call__(self, request: Any) -> str:
-            time.sleep(1)
-            return "done"
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Path]:
+    """While this file is missing, calls to `waiting` do not end."""
+    path = tmp_path / "open"
+    yield path
+    path.touch()
 
-    serve.run(Slow.bind(), name="slow", route_prefix="/slow")
 
-    def ask(_: int) -> tuple[int, float]:
-        start = time.time()
-        status = requests.get(f"http://127.0.0.1:{serve_port}/slow", timeout=60).status_code
-        return status, time.time() - start
+@serve.deployment(ray_actor_options={"num_cpus": 0.1}, max_ongoing_requests=1, max_queued_requests=2)
+class Waiting:
+    def __init__(self, gate: str) -> None:
+        self.gate = gate
+
+    async def __call__(self, request: Any) -> str:
+        while not os.path.exists(self.gate):
+            await asyncio.sleep(0.05)
+        return "done"
+
+
+def test_full_queue_refuses_at_once_and_each_caller_has_its_own(url: str, serve_port: int, gate: Path) -> None:
+    """One call is worked on and nobody else gets through, however slow the machine: who is refused is no accident."""
+    handle = serve.run(Waiting.bind(str(gate)), name="waiting", route_prefix="/waiting")
+
+    def ask(_: int) -> int:
+        return requests.get(f"http://127.0.0.1:{serve_port}/waiting", timeout=120).status_code
 
     try:
         with ThreadPoolExecutor(12) as pool:
-            replies = list(pool.map(ask, range(12)))
+            replies = [pool.submit(ask, i) for i in range(12)]
+            # Nothing can be answered before the gate opens, so these are refusals, and they did not wait for it.
+            wait_for(lambda: sum(reply.done() for reply in replies) >= 6, 60)
+            # The proxy's queue is full, that of this process is empty: it is another caller.
+            queued = [handle.remote(None) for _ in range(2)]
+            with pytest.raises(BackPressureError):
+                handle.remote(None).result(timeout_s=60)
+            gate.touch()
+            statuses = Counter(reply.result() for reply in replies)
+            assert [response.result(timeout_s=60) for response in queued] == ["done", "done"]
     finally:
-        serve.delete("slow")
-    refused = [seconds for status, seconds in replies if status == 503]
-    assert Counter(status for status, _ in replies) == {200: 12 - len(refused), 503: len(refused)}
-    assert 6 <= len(refused) <= 10
-    assert sorted(refused)[len(refused) // 2] < 0.9, "a refusal must not wait for the queue"
+        gate.touch()
+        serve.delete("waiting")
+    assert set(statuses) == {200, 503} and 6 <= statuses[503] <= 10, statuses
     assert ray.is_initialized()
+
+
+def answer_of(port: int, path: str) -> tuple[int, str]:
+    reply = requests.get(f"http://127.0.0.1:{port}{path}", timeout=60)
+    return reply.status_code, reply.text
+
+
+# A service of somebody else: a module in a folder of its own.
+THEIRS = """
+from ray import serve
+
+@serve.deployment(ray_actor_options={"num_cpus": 0.1})
+class Theirs:
+    def __call__(self, request):
+        return "theirs"
+
+application = Theirs.bind()
+"""
+
+
+def test_applications_of_somebody_else_outlive_the_notebook(url: str, serve_port: int, tmp_path: Path) -> None:
+    """What the notebook deploys, and what its last cell deletes, leave two other services alone."""
+    (tmp_path / "their_service.py").write_text(THEIRS)
+    config = yaml.safe_load(CONFIG.read_text())
+    config["http_options"]["port"] = serve_port
+    ours = config["applications"][0]
+    theirs = {"name": "theirs", "route_prefix": "/theirs", "import_path": "their_service:application"}
+    theirs["runtime_env"] = {"working_dir": f"local://{tmp_path}"}
+    send(config | {"applications": [ours, theirs]}, tmp_path)
+
+    @serve.deployment(ray_actor_options={"num_cpus": 0.1})
+    class Another:
+        def __call__(self, request: Any) -> str:
+            return "another"
+
+    serve.run(Another.bind(), name="another", route_prefix="/another")
+    serve.run(Another.bind(), name="slow", route_prefix="/slow")  # the notebook's last one is called so
+    try:
+        wait_for(lambda: answer_of(serve_port, "/theirs") == (200, "theirs"), 120)
+        # The notebook looks what runs, and sends it along.
+        (cell,) = [source for source in code_cells() if 'running if app["name"]' in source]
+        names = {"data": data, "yaml": yaml, "sys": sys, "subprocess": subprocess, "context": Context()}
+        exec(cell, names)
+        assert [app["name"] for app in names["config"]["applications"]] == ["fashion", "theirs"]
+        names["config"]["http_options"]["port"] = serve_port
+        send(names["config"], tmp_path)
+        assert serve.status().applications["theirs"].status == "RUNNING"  # or it would be DELETING now
+        assert answer_of(serve_port, "/theirs") == (200, "theirs")
+        assert answer_of(serve_port, "/another") == (200, "another")
+
+        used_by_others = {"address": "127.0.0.1:6379"}
+        exec(without_ray_shutdown(code_cells()[-1]), {"serve": serve, "connect": used_by_others})
+        assert not {"fashion", "slow"} & set(serve.status().applications)
+        assert answer_of(serve_port, "/theirs") == (200, "theirs")
+        assert answer_of(serve_port, "/another") == (200, "another")
+
+        # Why the notebook sends them along. If this fails, Serve keeps them by itself.
+        send(config | {"applications": [ours]}, tmp_path)
+        wait_for(lambda: "theirs" not in serve.status().applications, 120)
+        assert answer_of(serve_port, "/another") == (200, "another")
+        wait_for(lambda: serve.status().applications["fashion"].status == "RUNNING", 240)
+    finally:
+        for name in {"another", "slow"} & set(serve.status().applications):
+            serve.delete(name)
+
+
+def test_shipped_file_runs_on_a_cluster_that_knows_nothing_of_this_repository() -> None:
+    with head_of_somebody_else() as head:
+        config = yaml.safe_load(CONFIG.read_text())
+        config["http_options"]["port"] = head.http_port
+        application = config["applications"][0]
+        application["args"] |= {"replicas": 1, "folder": str(data.REPOSITORY / "data" / "fashion_mnist_resnet18")}
+        head.deploy(config)
+        assert "No module named" in head.wait_until("fashion", "DEPLOY_FAILED")
+        # As the comment in the file says.
+        application["runtime_env"] = {"working_dir": f"local://{data.REPOSITORY}"}
+        head.deploy(config)
+        head.wait_until("fashion", "RUNNING")
+        reply = requests.post(f"http://127.0.0.1:{head.http_port}/predict", json={"pixels": ZEROS}, timeout=60)
+        assert reply.status_code == 200 and reply.json()["label"] in data.FASHION_CLASSES

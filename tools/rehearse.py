@@ -5,19 +5,23 @@
 
 Width, heads, rotary dimensions, positions and vocabulary are those of
 GPT-J-6B; the number of layers is what fits into the free memory. The weights
-are random, and no checkpoint is written. What the notebook does with 16 GPUs
-happens here with two processes (or one, if two do not fit): Ray Data, Ray Train, Trainer, DeepSpeed with
-ZeRO and offloading, built by the functions of the notebook. Opt-in: it takes minutes and most of the machine's memory.
+are random. What the notebook does with 16 GPUs happens here with two processes
+(or one, if two do not fit): Ray Data, Ray Train, Trainer, DeepSpeed with ZeRO and
+offloading, two passes per step, activation checkpointing, a checkpoint, and one more
+step from that checkpoint, built by the functions of the notebook. Opt-in: it takes
+minutes, most of the machine's memory, and twice 16 bytes of disk per parameter.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nbformat
@@ -27,49 +31,42 @@ NOTEBOOK = REPOSITORY / "notebooks" / "07_finetune_gptj.ipynb"
 TAG = "finetune"
 MAX_LAYERS = 28
 GB = 1e9
-# Measured with one worker and one layer: 18 GB at most. Divided are Adam's numbers and the gradients
-# in 32 bits, with buffers (20 bytes per parameter); each worker has weights and gradients in 16 bits.
-BYTES_OF_ALL, BYTES_OF_EACH = 20, 7
+# Measured in bfloat16 with one worker and one layer: 18 GB at most. Divided among the workers are Adam's numbers and
+# the gradients in 32 bits, with buffers; each worker has weights and gradients of its own. Not measured: float32, and
+# what going on from a checkpoint adds, which is Adam's numbers a second time while they are read.
+BYTES_OF_ALL, BYTES_TO_RESUME = 20, 12
+BYTES_OF_EACH = {"bf16": 7, "fp32": 12}
+BYTES_ON_DISK = {"bf16": 16, "fp32": 20}  # of a checkpoint: Adam's numbers, and the weights twice
 FIXED_BYTES = 2 * GB  # of each worker: PyTorch, Transformers, DeepSpeed, a part of Ray
 SHARE_OF_FREE = 0.9  # Ray ends workers when the memory is nearly full
 
 
-def run_cells(namespace: dict[str, Any]) -> None:
-    """Run the notebook's cells with the tag `finetune` in a namespace, in their order."""
-    cells = [c for c in nbformat.read(NOTEBOOK, 4).cells if TAG in c.metadata.get("tags", [])]
+def run_cells(namespace: dict[str, Any], tag: str = TAG) -> None:
+    """Run the notebook's cells with a tag in a namespace, in their order."""
+    cells = [c for c in nbformat.read(NOTEBOOK, 4).cells if tag in c.metadata.get("tags", [])]
     if not cells:
-        raise ValueError(f"{NOTEBOOK.name} has no cell with the tag {TAG!r}.")
+        raise ValueError(f"{NOTEBOOK.name} has no cell with the tag {tag!r}.")
     for cell in cells:
         exec(compile(cell.source, NOTEBOOK.name, "exec"), namespace)
 
 
 def train(names: dict[str, Any], steps: int, **changes: Any) -> list[dict[str, float]]:
-    """Train with the notebook's functions; returns what Trainer logged in each step.
+    """Train with the notebook's functions, without checkpoints; returns what Trainer logged in each step.
 
     Args:
         names: a namespace in which `run_cells` has run; Ray is running.
         steps: at most 10.
         **changes: settings that differ from the notebook's.
     """
-    if not 1 <= steps <= 10:
-        raise SystemExit(f"--steps is {steps}, expected 1 to 10: each step of a wide model takes long.")
-    size, ray = names["size"], names["ray"]
-    per_step = size.workers * size.batch_per_worker * size.accumulation
-    names.update(total_steps=steps, steps_per_epoch=steps + 1, blocks_per_step=per_step)
-    names.setdefault("problem", None)
     with tempfile.TemporaryDirectory() as storage:
-        names["storage"] = storage
-        ray.data.DataContext.get_current().execution_options.preserve_order = True  # the same blocks each time
-        text = names["packed"]("shakespeare", "train")
+        prepare(names, steps, storage)
+        ray = names["ray"]
         trainer = ray.train.torch.TorchTrainer(
             few_steps(names["make_hf_trainer"]),
             train_loop_config=names["settings_of"]("rehearsal", **changes),
-            datasets={
-                "train": text.limit(steps * per_step).materialize(),
-                "validation": text.limit(per_step).materialize(),
-            },
+            datasets=names["datasets"],
             scaling_config=names["scaling_config"](),
-            torch_config=ray.train.torch.TorchConfig(backend="nccl" if size.use_gpu else "gloo"),
+            torch_config=names["torch_config"](),
             run_config=ray.train.RunConfig(
                 name="rehearsal",
                 storage_path=storage,
@@ -80,6 +77,44 @@ def train(names: dict[str, Any], steps: int, **changes: Any) -> list[dict[str, f
         return trainer.fit().return_value
 
 
+def save_and_resume(names: dict[str, Any], steps: int, storage: Path, **changes: Any) -> list[dict[str, float]]:
+    """Train and save with the notebook's own trainer, then take one more step from that checkpoint.
+
+    Args:
+        names: a namespace in which `run_cells` has run; Ray is running.
+        steps: before the checkpoint, at most 9.
+        storage: an empty folder for two checkpoints.
+        **changes: settings that differ from the notebook's.
+
+    Returns:
+        What Trainer logged in each step, the one after the checkpoint included.
+    """
+    prepare(names, steps + 1, str(storage))
+    nobody = SimpleNamespace(callback=names["ray"].train.UserCallback())  # watches
+    first = names["make_trainer"]("saved", nobody, max_steps=steps, save_steps=steps, **changes).fit()
+    changes.update(start_from=first.checkpoint, max_steps=steps + 1, save_steps=steps + 1)
+    resumed = names["make_trainer"]("resumed", nobody, **changes).fit()
+    if resumed.metrics["resumed_at"] != steps:
+        raise RuntimeError(f"The second run began at step {resumed.metrics['resumed_at']}, expected step {steps}.")
+    return json.loads(Path(resumed.checkpoint.path, "trainer_state.json").read_text())["log_history"]
+
+
+def prepare(names: dict[str, Any], steps: int, storage: str) -> None:
+    """Put into the namespace what the notebook's cells between those functions would: counts, data and a folder."""
+    if not 1 <= steps <= 10:
+        raise SystemExit(f"--steps is {steps}, expected 1 to 10: each step of a wide model takes long.")
+    size, ray = names["size"], names["ray"]
+    per_step = size.workers * size.batch_per_worker * size.accumulation
+    names.update(total_steps=steps, steps_per_epoch=steps + 1, blocks_per_step=per_step, storage=storage)
+    names.setdefault("problem", None)
+    ray.data.DataContext.get_current().execution_options.preserve_order = True  # the same blocks each time
+    text = names["packed"]("shakespeare", "train")
+    names["datasets"] = {
+        "train": text.limit(steps * per_step).materialize(),
+        "validation": text.limit(size.workers * size.eval_batch).materialize(),
+    }
+
+
 def few_steps(make_hf_trainer: Any) -> Any:
     """The function that each worker runs: the notebook's Trainer, without checkpoints."""
 
@@ -88,7 +123,7 @@ def few_steps(make_hf_trainer: Any) -> Any:
 
         prepare_deepspeed(config["compiled"])
         trainer = make_hf_trainer(config, [])
-        trainer.args.save_strategy, trainer.args.load_best_model_at_end = "no", False
+        trainer.args.save_strategy = "no"
         trainer.train()
         return trainer.state.log_history
 
@@ -111,23 +146,52 @@ def parameters(layers: int) -> int:
         return GPTJForCausalLM(model_config(layers)).num_parameters()
 
 
-def memory_needed(layers: int, workers: int) -> float:
-    """Bytes that the rehearsal takes on this machine."""
-    each = BYTES_OF_ALL + BYTES_OF_EACH * workers
-    return workers * FIXED_BYTES + each * parameters(layers)
+def memory_needed(layers: int, workers: int, numbers: str = "bf16", resume: bool = False) -> float:
+    """Bytes that the rehearsal takes on this machine.
+
+    Args:
+        layers: of the model.
+        workers: that train it.
+        numbers: what they calculate in, "bf16" or "fp32".
+        resume: whether they also go on from a checkpoint.
+    """
+    of_all = BYTES_OF_ALL + (BYTES_TO_RESUME if resume else 0)
+    return workers * FIXED_BYTES + (of_all + BYTES_OF_EACH[numbers] * workers) * parameters(layers)
 
 
-def fitting(free_bytes: float, workers: int | None = None) -> tuple[int, int]:
+def fitting(
+    free_bytes: float, workers: int | None = None, numbers: str = "bf16", resume: bool = False
+) -> tuple[int, int]:
     """Workers (two, or one) and the largest number of layers whose training fits into the free memory."""
     room = SHARE_OF_FREE * free_bytes
     for count in [workers] if workers else [2, 1]:
-        one, per_layer = memory_needed(1, count), memory_needed(2, count) - memory_needed(1, count)
+        one = memory_needed(1, count, numbers, resume)
+        per_layer = memory_needed(2, count, numbers, resume) - one
         if one <= room:
             return count, min(MAX_LAYERS, 1 + int((room - one) // per_layer))
     raise SystemExit(
         f"One layer needs about {one / SHARE_OF_FREE / GB:.0f} GB of free memory, and this machine has "
         f"{free_bytes / GB:.0f}. Close other programs, or rehearse on a larger machine."
     )
+
+
+def largest(free_bytes: float, workers: int | None, numbers: str) -> tuple[int, int]:
+    """As `fitting`, with room for going on from a checkpoint if that fits at all, else without."""
+    try:
+        return fitting(free_bytes, workers, numbers, resume=True)
+    except SystemExit:
+        return fitting(free_bytes, workers, numbers)
+
+
+def room_to_resume(free_memory: float, free_disk: float, layers: int, workers: int, numbers: str) -> str | None:
+    """Why this machine cannot also save a checkpoint and go on from it; None if it can."""
+    memory = memory_needed(layers, workers, numbers, resume=True) / SHARE_OF_FREE
+    if memory > free_memory:
+        return f"needs about {memory / GB:.0f} GB of free memory, and this machine has {free_memory / GB:.0f}"
+    disk = 2 * BYTES_ON_DISK[numbers] * parameters(layers)
+    if disk > SHARE_OF_FREE * free_disk:
+        return f"needs {disk / GB:.0f} GB of free disk, and this machine has {free_disk / GB:.0f}"
+    return None
 
 
 def save_random_model(layers: int, folder: Path, tokenizer: Any) -> None:
@@ -141,8 +205,8 @@ def save_random_model(layers: int, folder: Path, tokenizer: Any) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def rehearse(layers: int, workers: int, steps: int) -> None:
-    """Make the model, train it, and tell what was seen."""
+def rehearse(layers: int, workers: int, steps: int, free_memory: float) -> None:
+    """Make the model, train it, save it and go on from there, and tell what was seen."""
     names: dict[str, Any] = {"__name__": "__main__"}
     run_cells(names)
     results = REPOSITORY / "results"
@@ -150,27 +214,36 @@ def rehearse(layers: int, workers: int, steps: int) -> None:
     folder = Path(tempfile.mkdtemp(prefix="rehearsal-", dir=results))  # /tmp may be in memory
     try:
         print(
-            f"{layers} of {MAX_LAYERS} layers, {parameters(layers):,} parameters: writing random weights ...",
+            f"{layers} of {MAX_LAYERS} layers, {parameters(layers):,} parameters in {names['cpu_format']}: "
+            "writing random weights ...",
             flush=True,
         )
-        save_random_model(layers, folder, names["tokenizer"])
+        save_random_model(layers, folder / "model", names["tokenizer"])
         size = names["size"]
-        size.model, size.revision, size.batch_per_worker, size.workers = str(folder), None, 1, workers
+        size.model, size.revision, size.workers = str(folder / "model"), None, workers
+        size.batch_per_worker, size.eval_batch, size.accumulation, size.save_memory = 1, 1, 2, True
         size.learning_rate = 1e-5  # that of the cluster; a wide model does not bear more
         from helpers.deepspeed_operators import compile_operators
         from helpers.session import ray_options
 
-        names["ray"].init(**ray_options(num_cpus=size.workers))
+        names["ray"].init(**ray_options(num_cpus=size.workers, log_to_driver=False))
         problem = names["ray"].get(names["ray"].remote(num_cpus=1)(compile_operators).remote())
         print(problem or "DeepSpeed's operators are ready.", flush=True)
+        names["problem"] = problem
         start = time.perf_counter()
-        history = train(names, steps, compiled=problem is None)
+        free_disk = shutil.disk_usage(folder).free
+        too_small = room_to_resume(free_memory, free_disk, layers, workers, names["cpu_format"])
+        if too_small:
+            print(f"No checkpoint is written: that {too_small}.", flush=True)
+            history = train(names, steps)
+        else:
+            history = save_and_resume(names, steps, folder)
+            print(f"A checkpoint was saved after step {steps}, and step {steps + 1} taken from it.")
         for entry in history:
             if "loss" in entry:
                 print(f"step {entry['step']}: loss {entry['loss']:.3f}")
-        print(
-            f"{steps} steps of {size.workers * size.block} tokens, with the start {time.perf_counter() - start:.0f} s"
-        )
+        tokens = size.workers * size.accumulation * size.block
+        print(f"Steps of {tokens} tokens, with the start {time.perf_counter() - start:.0f} s")
     finally:
         names["ray"].shutdown()
         shutil.rmtree(folder, ignore_errors=True)
@@ -179,21 +252,24 @@ def rehearse(layers: int, workers: int, steps: int) -> None:
 def main() -> None:
     import psutil
 
+    from helpers.precision import cpu_supports_bf16
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--layers", type=int, help="default: as many as fit into the free memory")
     parser.add_argument(
         "--workers", type=int, choices=(1, 2), help="default: 2 as in the notebook, or 1 if 2 do not fit"
     )
-    parser.add_argument("--steps", type=int, default=3, help="1 to 10 (default: 3)")
+    parser.add_argument("--steps", type=int, default=3, help="1 to 9 (default: 3)")
     asked = parser.parse_args()
     # Before Ray starts; the same as in the notebook, at laptop size.
     os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(REPOSITORY / "results" / "torch_extensions"))
     os.environ.update(RAY_COURSE_SIZE="laptop", DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="", HF_HUB_OFFLINE="1")
+    free = psutil.virtual_memory().available
     workers, layers = asked.workers, asked.layers
     if not (workers and layers):
-        workers, fit = fitting(psutil.virtual_memory().available, workers)
+        workers, fit = largest(free, workers, "bf16" if cpu_supports_bf16() else "fp32")
         layers = layers or fit
-    rehearse(layers, workers, asked.steps)
+    rehearse(layers, workers, asked.steps, free)
 
 
 if __name__ == "__main__":

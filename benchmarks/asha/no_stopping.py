@@ -29,7 +29,7 @@ def main() -> None:
     """The notebook's configurations, each trained to the end, into one table."""
     nb = lesson()
     size = nb["size"]
-    ray.init(**ray_options(num_cpus=2))
+    ray.init(**ray_options(num_cpus=2, log_to_driver=False))
     start = time.time()
     with tempfile.TemporaryDirectory() as storage:
         trainable = tune.with_parameters(nb["train_trial"], pictures=nb["pictures"])

@@ -30,7 +30,7 @@ def main() -> None:
     """All ways with all seeds, into one table."""
     nb = lesson()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    ray.init(**ray_options(num_cpus=2))
+    ray.init(**ray_options(num_cpus=2, log_to_driver=False))
     start = time.time()
     tables = []
     for seed in SEEDS:

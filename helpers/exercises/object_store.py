@@ -2,93 +2,170 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import ray
+from ray.remote_function import RemoteFunction
 
-from helpers.exercises.verdict import Verdict, as_list, exercise_check, not_right, right
-from helpers.exercises.watched import Watched
+from helpers.exercises.verdict import Verdict, as_list, exercise_check, not_right, right, without_ray
+from helpers.exercises.watched import Watched, all_together
+
+
+def _matrices() -> list[np.ndarray]:
+    random = np.random.default_rng(2)
+    return [
+        np.array([[1.0, 2.0, 9.0], [3.0, 2.0, 0.0], [8.0, 2.0, 0.0], [0.0, 2.0, 3.0]]),
+        np.array([[1, 5], [2, 8]]),  # whole numbers with means that are none
+        np.array([[4.0, -1.5, 7.0]]),
+        np.array([[4.0], [-1.5], [8.0]], dtype=np.float32),
+        random.normal(3.0, 2.0, (500, 60)),  # large enough for the store, where arrays are read-only
+    ]
 
 
 @exercise_check
 def column_means(answer: Any) -> Verdict:
     """Exercise 1: a remote function that gets the matrix behind a reference."""
-    if not hasattr(answer, "remote"):
-        hint = "Put @ray.remote above the function, and replace the `...` by it."
+    if not isinstance(answer, RemoteFunction):
+        hint = "Put @ray.remote above the function, replace the `...` by it, and do not call it yet."
         return not_right(f"a {type(answer).__name__}", "a remote function", hint)
-    for rows in ([[1.0, 2.0, 9.0], [3.0, 2.0, 0.0], [8.0, 2.0, 0.0], [0.0, 2.0, 3.0]], [[1.0, 5.0], [2.0, 9.0]]):
-        matrix = np.array(rows)
+    if (missing := without_ray()) is not None:
+        return missing
+    for matrix in _matrices():
         try:
             got = ray.get(answer.options(num_cpus=0).remote(ray.put(matrix)))
         except ValueError as error:
-            if "object refs" not in str(error):
+            wrong = _store_mistake(error)
+            if wrong is None:
                 raise
-            hint = "The argument already is the matrix: leave out ray.get inside the function."
-            return not_right("an error from ray.get on a matrix", "the means", hint)
-        expected = matrix.mean(axis=0)
-        values = as_list(got)
-        if values is None or np.shape(values) != expected.shape:
-            shape = f"The matrix has {len(matrix)} rows and {len(expected)} columns"
-            hint = f"{shape}; axis=0 goes down the rows. Return one number for each column."
-            return not_right(got, expected.tolist(), hint)
-        if not np.allclose(values, expected):
-            hint = "The mean of a column is its sum divided by the number of rows: mean(axis=0)."
-            return not_right(values, expected.tolist(), hint)
+            return wrong
+        wrong = _judge_means(got, matrix)
+        if wrong is not None:
+            return wrong
     return right("the reference arrived as the matrix.")
+
+
+def _store_mistake(error: ValueError) -> Verdict | None:
+    """The verdict on an error by which the store is known, None for any other."""
+    if "object refs" in str(error) or "ObjectRef" in str(error):
+        hint = "The argument already is the matrix: leave out ray.get inside the function."
+        return not_right("an error from ray.get on a matrix", "the means", hint)
+    if "read-only" in str(error) or "WRITEABLE" in str(error):
+        hint = "Arrays from the store cannot be written to: make a new array."
+        return not_right("an error, because the array is read-only", "a new array", hint)
+    return None
+
+
+def _judge_means(got: Any, matrix: np.ndarray) -> Verdict | None:
+    if isinstance(got, ray.ObjectRef):
+        return not_right("a reference", "the means", "Return the array itself: Ray stores it for you.")
+    expected = matrix.mean(axis=0)
+    values = as_list(got)
+    size = f"{matrix.shape[0]} rows and {matrix.shape[1]} columns"
+    if values is None or np.shape(values) != expected.shape:
+        hint = f"The matrix has {size}; return one number for each column: axis=0 goes down the rows."
+        if np.shape(values) == (1, *expected.shape):
+            hint = "Return a plain array of numbers: leave out keepdims=True."
+        return not_right(got, f"{len(expected)} means for a matrix with {size}", hint)
+    if np.allclose(np.array(values, dtype=float), expected, rtol=1e-4):
+        return None
+    hint = "The mean of a column is its sum divided by the number of rows: mean(axis=0)."
+    if matrix.shape[0] == matrix.shape[1] and np.allclose(values, matrix.mean(axis=1)):
+        hint = "These are the means of the rows: axis=0 goes down the rows, and gives one mean for each column."
+    elif np.allclose(values, np.floor(expected)):
+        hint = "The mean of whole numbers need not be whole: do not round, and do not use //."
+    return not_right(values, f"{expected.tolist()} for {matrix.tolist()}", hint)
 
 
 @exercise_check
 def brighten(answer: Callable[[np.ndarray, int], np.ndarray]) -> Verdict:
     """Exercise 2: a changed copy of a read-only picture, without overflow."""
-    stored = ray.put(np.array([[0, 100], [200, 255]], dtype=np.uint8))
-    for amount, expected in ((60, [[60, 160], [255, 255]]), (7, [[7, 107], [207, 255]])):
+    if (missing := without_ray()) is not None:
+        return missing
+    random = np.random.default_rng(3)
+    small = np.array([[0, 100, 31], [200, 255, 254]], dtype=np.uint8)
+    cases = [(small, 60), (small, 7), (small, 0), (small, 255), (np.array([[250]], dtype=np.uint8), 3)]
+    cases += [(random.integers(0, 256, shape, dtype=np.uint8), 90) for shape in ((28, 20), (5, 4, 3))]
+    for picture, amount in cases:
+        stored = ray.put(picture)
         try:
             got = answer(ray.get(stored), amount)
         except ValueError as error:
-            if "read-only" not in str(error) and "WRITEABLE" not in str(error):
+            wrong = _store_mistake(error)
+            if wrong is None:
                 raise
-            hint = "Arrays from the store cannot be written to: make a new array."
-            return not_right("an error, because the picture is read-only", "a new picture", hint)
-        if not isinstance(got, np.ndarray) or got.shape != (2, 2):
-            return not_right(got, "an array of the same shape", "Return the new picture.")
-        if got.tolist() != expected:
-            hint = "uint8 starts again at 0 after 255: add in a larger type, such as int, and cut at 255."
-            return not_right(got.tolist(), f"{expected} for amount={amount}", hint)
-        if got.dtype != np.uint8:
-            return not_right(f"type {got.dtype}", "uint8", "Turn the result back into a picture: .astype(np.uint8).")
+            return wrong
+        wrong = _judge_picture(got, picture, amount)
+        if wrong is not None:
+            return wrong
+        if not np.array_equal(ray.get(stored), picture):
+            return not_right("another picture in the store", "the same as before", "Change a copy, not the picture.")
     return right("a new picture; the stored one is untouched.")
 
 
-@ray.remote(num_cpus=0)
-def _slow_sum(array: np.ndarray) -> float:
-    time.sleep(0.2)
-    return float(np.sum(array))
+def _judge_picture(got: Any, picture: np.ndarray, amount: int) -> Verdict | None:
+    if not isinstance(got, np.ndarray) or got.shape != picture.shape:
+        shown = f"an array of shape {got.shape}" if isinstance(got, np.ndarray) else f"a {type(got).__name__}"
+        return not_right(shown, f"an array of shape {picture.shape}", "Return the new picture.")
+    exact = picture.astype(int) + amount
+    expected = exact.clip(0, 255)
+    if not np.array_equal(got, expected):
+        hint = "Add the amount to every pixel; what would be more than 255 becomes 255."
+        if np.array_equal(got.astype(int) % 256, exact % 256) and got.max() <= 255:
+            hint = "uint8 starts again at 0 after 255: add in a larger type, such as int, and cut at 255."
+        elif np.array_equal(got, exact):
+            hint = "A pixel has at most 255: cut what is above."
+        elif np.array_equal(got, picture):
+            hint = "The picture is as it was: return a new one, with the argument amount added."
+        place = tuple(int(i) for i in np.argwhere(got != expected)[0])
+        found = f"{got[place]} for a pixel of {picture[place]} and amount={amount}"
+        return not_right(found, expected[place], hint)
+    if got.dtype != np.uint8:
+        return not_right(f"type {got.dtype}", "uint8", "Turn the result back into a picture: .astype(np.uint8).")
+    return None
+
+
+def _sum_and_place(place: int, array: np.ndarray) -> float:
+    return float(np.sum(array)) + 1000 * place  # no two tasks have the same result
 
 
 @exercise_check
 def share_once(answer: Callable[[Any, np.ndarray, int], list[Any]]) -> Verdict:
     """Exercise 3: one stored array, many tasks at the same time."""
-    task, array, n = Watched(_slow_sum.remote), np.ones(1000), 4
-    with mock.patch.object(ray, "put", wraps=ray.put) as put:
-        got = answer(task, array, n)
-    if len(task.refs) != n:
-        return not_right(f"{len(task.refs)} calls of task.remote", f"{n}, one for each result", "Call it n times.")
+    if (missing := without_ray()) is not None:
+        return missing
+    task = Watched()
+    try:
+        for n in (0, 4, 1, 6):
+            task.begin(_sum_and_place, all_together(n))
+            wrong = _judge_shared(answer, task, np.arange(1.0, 8.0 + n), n)
+            if wrong is not None:
+                return wrong
+        return right("one stored array, all tasks at the same time.")
+    finally:
+        task.finish()
+
+
+def _judge_shared(
+    answer: Callable[[Any, np.ndarray, int], list[Any]], task: Watched, array: np.ndarray, n: int
+) -> Verdict | None:
+    got = answer(task, array.copy(), n)
     if not all(isinstance(argument, ray.ObjectRef) for argument in task.arguments):
         hint = "Passing the array itself stores it again for each call: ray.put it first, and pass the reference."
         return not_right("an argument that is no reference", "a reference", hint)
-    if put.call_count != 1:
-        hint = "Call ray.put once, before the loop."
-        return not_right(f"an array that was stored {put.call_count} times", "once", hint)
-    values = as_list(got)
-    if values is not None and any(isinstance(value, ray.ObjectRef) for value in values):
-        return not_right("references", "results", "Trade the references of the results with ray.get.")
-    if values != [1000.0] * n:
-        return not_right(got, [1000.0] * n, "Return the list of the n results.")
-    if task.most < n:
+    if len({argument.hex() for argument in task.arguments}) > 1:
+        stored = len({argument.hex() for argument in task.arguments})
+        return not_right(f"an array that was stored {stored} times", "once", "Call ray.put once, before the loop.")
+    if len(task.refs) != n:
+        return not_right(f"{len(task.refs)} calls of task.remote", f"{n}, one for each result", "Call it n times.")
+    if task.waited_in_vain():
         hint = "Start all tasks, then call ray.get once on the list; ray.get inside the loop waits each time."
         return not_right(f"at most {task.most} tasks at the same time", f"{n}", hint)
-    return right("one stored array, four tasks at the same time.")
+    values = as_list(got)
+    if isinstance(got, ray.ObjectRef) or any(isinstance(value, ray.ObjectRef) for value in values or []):
+        return not_right("references", "results", "Trade the references of the results with ray.get.")
+    expected = [_sum_and_place(place, array) for place in range(n)]
+    if values is None or sorted(map(str, values)) != sorted(map(str, expected)):
+        return not_right(got, expected, "Return the list of the n results, one of each task.")
+    return None

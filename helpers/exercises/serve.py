@@ -2,100 +2,165 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from helpers.exercises.verdict import Verdict, as_list, exercise_check, not_right, right, without_ray
+from helpers.exercises.formulas import judge_formula
+from helpers.exercises.verdict import Verdict, as_list, exercise_check, not_right, right, same, without_ray
 
 APPLICATION = "exercise-3"
+ASKED = ("ada", "ben", "ada", "eve", "ada", "ben")
+
+
+def _replicas(per_second: float, seconds_each: float, at_once: int = 1) -> int:
+    return max(1, math.ceil(per_second * seconds_each / at_once))
 
 
 @exercise_check
 def replicas_needed(answer: Callable[..., int]) -> Verdict:
     """Exercise 1: the replicas that a load needs, by Little's law."""
-    for per_second, seconds_each, at_once in ((100, 0.05, 1), (90, 0.05, 2), (40, 0.25, 4), (101, 0.25, 4), (0, 1, 1)):
-        busy = per_second * seconds_each
-        expected = max(1, math.ceil(busy / at_once))
-        got = answer(per_second, seconds_each, at_once)
-        if got == expected and not isinstance(got, float):
-            continue
-        given = f"{per_second} requests per second, {seconds_each} s each, {at_once} at once"
-        hint = "per_second * seconds_each requests are under way at a time; divide them among the replicas."
-        if got == expected:
-            hint = "It is right, but a float: math.ceil gives a whole number."
-        elif got == 0:
-            hint = "Somebody has to be there when the first request comes: at least one."
-        elif got == math.ceil(busy):
-            hint = "One replica works on at_once requests at a time."
-        elif got in (math.floor(busy / at_once), round(busy / at_once)) and expected > 1:
-            hint = "Round up: with fewer, the queue grows for ever."
-        elif got == busy / at_once and expected > 1:
-            hint = "Replicas are whole: round up."
-        return not_right(f"{got!r} for {given}", expected, hint)
-    return right("enough replicas for the load, and never none.")
+    loads = [(100, 0.05, 1), (90, 0.05, 2), (40, 0.25, 4), (101, 0.25, 4), (0, 1, 1), (1, 0.5, 8), (64, 0.125, 3)]
+    cases: list[dict[str, Any]] = [{"per_second": n, "seconds_each": s, "at_once": a} for n, s, a in loads]
+    cases += [
+        {"per_second": 50, "seconds_each": 0.25, "at_once": 1},
+        {"per_second": 8, "seconds_each": 2.5, "at_once": 4},
+    ]
+    mistakes: dict[str, Callable[..., Any]] = {
+        "One replica works on at_once requests at a time.": lambda n, s, a: max(1, math.ceil(n * s)),
+        "Round up: with fewer, the queue grows without end.": lambda n, s, a: max(1, int(n * s / a)),
+        "Round up, not to the nearest: with fewer, the queue grows without end.": lambda n, s, a: max(
+            1, round(n * s / a)
+        ),
+        "Somebody has to be there when the first request comes: at least one.": lambda n, s, a: math.ceil(n * s / a),
+        "Replicas are a whole number: round up.": lambda n, s, a: max(1, n * s / a),
+        "Replicas are a whole number, and at least one: round up.": lambda n, s, a: n * s / a,
+        "A replica that is always busy is enough: round up only what is no whole number.": lambda n, s, a: (
+            int(n * s / a) + 1
+        ),
+        "seconds_each counts as well: multiply it by per_second.": lambda n, s, a: max(1, math.ceil(n / a)),
+        "A replica that needs longer is worth less: multiply by seconds_each, do not divide.": lambda n, s, a: max(
+            1, math.ceil(n / s / a)
+        ),
+        "at_once makes a replica worth more: divide by it.": lambda n, s, a: max(1, math.ceil(n * s * a)),
+    }
+    hint = "per_second * seconds_each requests are under way at a time; divide them among the replicas."
+    wrong = judge_formula(answer, _replicas, cases, mistakes, hint, whole=True)
+    return wrong or right("enough replicas for the load, and never none.")
+
+
+BAD = {"error": "not a list"}
+BATCHES: list[list[Any]] = [
+    [[1, 2], "dark", [3], None, []],
+    [[5]],
+    ["dark", [5], "dark", [5]],  # equal items keep their places, too
+    [(1, 2), {3: 4}, [6]],
+    [[0], [1, -1], 0, [], [[]], False],  # predictions that count as false
+    [[4, 4, 4], [2], [9, 1], [7], [7]],
+    ["dark", 7],
+    [],
+]
+
+
+def _prediction(item: list[Any]) -> Any:
+    """What the model says: each good item gets its own answer, the number 0 and None among them."""
+    return None if item == [7] else sum(number for number in item if isinstance(number, int))
 
 
 @exercise_check
 def answer_batch(answer: Callable[[list[Any], Callable[[list[Any]], list[Any]]], list[Any]]) -> Verdict:
     """Exercise 2: good items are predicted together, each bad one gets its own error."""
-    bad = {"error": "not a list"}
-    cases: list[list[Any]] = [
-        [[1, 2], "dark", [3], None, []],
-        [[5]],
-        ["dark", [5], "dark", [5]],  # equal items keep their places, too
-        [(1, 2), {3: 4}, [6]],
-        ["dark", 7],
-        [],
-    ]
-    for items in cases:
+    for items in BATCHES:
         calls: list[list[Any]] = []
 
         def predict(batch: list[Any], calls: list[list[Any]] = calls) -> list[Any]:
             calls.append(list(batch))
-            if not batch:
-                raise ValueError("predict was called with no items")
-            return [sum(item) for item in batch]
+            return [_prediction(item) if isinstance(item, list) else "a prediction for no list" for item in batch]
 
-        got = as_list(answer(list(items), predict))
-        good = [item for item in items if isinstance(item, list)]
-        expected = [sum(item) if isinstance(item, list) else bad for item in items]
-        if len(calls) > 1:
-            hint = "That gives away what a batch saves: collect the good items first."
-            return not_right(f"{len(calls)} calls of predict for {items}", "one call", hint)
-        if got != expected:
-            hint = "Walk over the items once more, and take the next prediction for each good one."
-            if got is None:
-                hint = "Return a list."
-            elif len(got) != len(items):
-                hint = "One answer for each item, or Serve cannot tell which client gets which."
-            elif sorted(map(str, got)) == sorted(map(str, expected)):
-                hint = "The answers are right, but for other clients: keep the order of the items."
-            return not_right(f"{got} for {items}", expected, hint)
-        if bool(calls) != bool(good):
-            return not_right(f"{len(calls)} calls of predict for {items}", "none", "There is nothing to predict.")
+        got = answer(copy.deepcopy(items), predict)
+        wrong = _judge_calls(calls, items) or _judge_answers(got, items)
+        if wrong is not None:
+            return wrong
     return right("one call of the model, one answer for each client, and a mistake costs only its own.")
 
 
+def _judge_calls(calls: list[list[Any]], items: list[Any]) -> Verdict | None:
+    """What the model was given; the answers alone do not tell."""
+    good = [item for item in items if isinstance(item, list)]
+    if not good and calls:
+        return not_right(f"{len(calls)} calls of predict for {items}", "none", "There is nothing to predict.")
+    if len(calls) != bool(good):
+        hint = "That gives away what a batch saves: collect the good items first."
+        if not calls:
+            hint = "Good items are answered by predict."
+        return not_right(f"{len(calls)} calls of predict for {items}", "one call", hint)
+    if not good or same(calls[0], good):
+        return None
+    hint = "Collect the items that are lists, in their order, and nothing else."
+    if not all(isinstance(item, list) for item in calls[0]):
+        hint = "A bad item must not get to the model, where it could fail the whole batch: test isinstance(item, list)."
+    elif len(calls[0]) > len(good):
+        hint = "Nothing takes the place of a bad item: the model would work for nobody."
+    elif len(calls[0]) < len(good):
+        hint = "Each list is a good item, also an empty one, and also one that comes twice."
+    return not_right(f"predict({calls[0]}) for {items}", f"predict({good})", hint)
+
+
+def _judge_answers(got: Any, items: list[Any]) -> Verdict | None:
+    values = as_list(got)
+    expected = [_prediction(item) if isinstance(item, list) else BAD for item in items]
+    if same(values, expected):
+        return None
+    hint = "Walk over the items once more, and take the next prediction for each good one."
+    if values is None:
+        hint = "Return a list."
+    elif len(values) != len(items):
+        hint = "One answer for each item, or Serve cannot tell which client gets which."
+    elif sorted(map(str, values)) == sorted(map(str, expected)):
+        hint = "The answers are right, but for other clients: keep the order of the items."
+    elif any(wanted == BAD and not same(value, BAD) for value, wanted in zip(values, expected, strict=True)):
+        hint = f"Each bad item gets exactly {BAD}."
+    elif any(wanted != BAD and same(value, BAD) for value, wanted in zip(values, expected, strict=True)):
+        hint = "A prediction can be 0 or None: whether an item is bad does not show in its prediction."
+    return not_right(f"{got} for {items}", expected, hint)
+
+
 _loaded = 0
+_unloaded: list[str] = []
+_kept_alive: list[_Model] = []
+
+
+class _Model:
+    """The small model of a customer; it tells its name, the text, and how many were loaded until then."""
+
+    def __init__(self, name: str) -> None:
+        global _loaded  # counts in the replica's process
+        _loaded += 1
+        self.name, self.number = name, _loaded
+        _kept_alive.append(self)  # so that __del__ is called by Serve when it unloads a model, and by nobody else
+
+    def __call__(self, text: str) -> dict[str, Any]:
+        return {"model": self.name, "text": text, "load": self.number, "unloaded": list(_unloaded)}
+
+    def __del__(self) -> None:
+        _unloaded.append(self.name)
 
 
 def load_model(name: str) -> Callable[[str], dict[str, Any]]:
-    """Load the small model of a customer; it tells its name, the text, and how many were loaded until then.
+    """Load the small model of a customer.
 
     Args:
         name: the customer's name.
 
     Returns:
-        A model: a function of a text.
+        A model: a function of a text. It tells its name, the text, how many models
+        were loaded until then, and which ones Serve has unloaded.
 
     Source: written for this course; it stands for a load that takes seconds.
     """
-    global _loaded  # counts in the replica's process
-    _loaded += 1
-    number = _loaded
-    return lambda text: {"model": name, "text": text, "load": number}
+    return _Model(name)
 
 
 @exercise_check
@@ -104,23 +169,23 @@ def multiplexed(answer: Any) -> Verdict:
     from ray import serve
 
     if not isinstance(answer, serve.Deployment):
-        return not_right(type(answer).__name__, "a deployment", "Keep @serve.deployment above the class.")
+        return not_right(f"a {type(answer).__name__}", "a deployment", "Keep @serve.deployment above the class.")
     # A stub or a missing method needs no replica to be found out.
     if "NotImplementedError" in _names(answer.func_or_class):
         raise NotImplementedError
     if float((answer.ray_actor_options or {}).get("num_cpus", 1)) > 1:
-        return not_right("a replica of more than one CPU", "0.1", "Keep ray_actor_options: it would wait for ever.")
+        return not_right("a replica of more than one CPU", "0.1", "Keep ray_actor_options: it would wait without end.")
     if (missing := without_ray()) is not None:
         return missing
     try:
         handle = serve.run(answer.bind(), name=APPLICATION, route_prefix="/exercise-3")
         replies = []
-        for name in ("ada", "ben", "ada", "eve", "ada", "ben"):
+        for name in ASKED:
             replies.append(_ask(handle.options(multiplexed_model_id=name), f"hello {name}"))
             wrong = _wrong_reply(name, replies[-1])
             if wrong is not None:
                 return wrong
-        return _judge_loads([reply["load"] for reply in replies])
+        return _judge_loads([reply["load"] for reply in replies], replies[-1]["unloaded"])
     finally:
         serve.delete(APPLICATION)
 
@@ -138,7 +203,7 @@ def _names(cls: type) -> set[str]:
 
 
 def _wrong_reply(name: str, reply: Any) -> Verdict | None:
-    if not isinstance(reply, dict) or set(reply) != {"model", "text", "load"}:
+    if not isinstance(reply, dict) or set(reply) != {"model", "text", "load", "unloaded"}:
         hint = "Await the model that get_model returns, call it with the text, and return what comes out."
         return not_right(reply, "what model(text) returns", hint)
     if reply["model"] != name:
@@ -149,15 +214,21 @@ def _wrong_reply(name: str, reply: Any) -> Verdict | None:
     return None
 
 
-def _judge_loads(loads: list[int]) -> Verdict:
-    """Loads seen by requests for ada, ben, ada, eve, ada, ben; eve takes the place of ben, used longest ago."""
-    steps = [load - loads[0] + 1 for load in loads]
-    if steps == [1, 2, 1, 3, 1, 4]:
+def _judge_loads(loads: list[int], unloaded: list[str]) -> Verdict:
+    """Loads seen by the requests; eve takes the place of ben, used longest ago, and then ben that of eve."""
+    steps, expected = [load - loads[0] + 1 for load in loads], [1, 2, 1, 3, 1, 4]
+    if steps == expected and unloaded == ["ben", "eve"]:
         return right("models stay in memory as long as they are among the two used last.")
+    if steps == expected:
+        hint = (
+            "Put @serve.multiplexed(max_num_models_per_replica=2) above get_model: then Serve also knows who has what."
+        )
+        return not_right("a memory of your own for the models", "models that Serve keeps and unloads", hint)
     if len(set(steps)) == len(steps):
         hint = "Without @serve.multiplexed(max_num_models_per_replica=2) on get_model, or with 1, nothing is kept."
         return not_right("a load for each request", "models that stay loaded", hint)
+    got = f"loads number {steps} for the models {list(ASKED)}"
     if steps == [1, 2, 1, 3, 4, 5]:
         hint = "The model that was loaded first goes, not the one used longest ago: leave that to @serve.multiplexed."
-        return not_right(f"loads {steps}", [1, 2, 1, 3, 1, 4], hint)
-    return not_right(f"loads {steps}", [1, 2, 1, 3, 1, 4], "Keep two: max_num_models_per_replica=2.")
+        return not_right(got, expected, hint)
+    return not_right(got, expected, "Keep two: max_num_models_per_replica=2.")

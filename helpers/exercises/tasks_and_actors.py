@@ -1,113 +1,121 @@
-"""Checks of the exercises of notebook 01. Ray must be running, with two CPUs."""
+"""Checks of the exercises of notebook 01. Ray must be running."""
 
 from __future__ import annotations
 
-import asyncio
+import itertools
 import math
-import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import ray
+from ray.actor import ActorClass
 
-from helpers.exercises.verdict import Verdict, as_list, exercise_check, not_right, right
-from helpers.exercises.watched import Watched
+from helpers.exercises.verdict import Verdict, as_list, as_number, exercise_check, not_right, right, same, without_ray
+from helpers.exercises.watched import Watched, all_together, one_for_one, only
+
+PAUSE = 0.15  # seconds between the ends of two tasks, where the order in which they end must be seen
 
 
-@ray.remote(num_cpus=0)
-def _slow_square(item: tuple[int, float]) -> int:
-    number, seconds = item
-    time.sleep(seconds)
+def _square(place: int, number: int) -> int:
     return number * number
-
-
-@ray.remote(num_cpus=0)
-class _Gate:
-    """Holds tasks until the check has seen enough. Source: written for this course."""
-
-    def __init__(self) -> None:
-        self._opened = asyncio.Event()
-
-    async def open(self) -> None:
-        self._opened.set()
-
-    async def wait(self, seconds: float) -> None:
-        try:
-            await asyncio.wait_for(self._opened.wait(), seconds)
-        except TimeoutError:
-            return
-
-
-@ray.remote(num_cpus=0)
-def _held_square(item: tuple[int, float], gate: Any) -> int:
-    """The square of the number, after so many seconds or when the gate opens.
-
-    Without the gate the check would have to cancel the slow tasks, and Ray 2.60
-    can crash the whole driver when a task ends at the moment it is cancelled.
-    """
-    number, seconds = item
-    ray.get(gate.wait.remote(seconds))
-    return number * number
-
-
-def _warm_up(processes: int) -> None:
-    """Let Ray start the worker processes, so that a check measures only the answer."""
-    ray.get([_slow_square.remote((0, 0.3)) for _ in range(processes)])
 
 
 @exercise_check
 def parallel_map(answer: Callable[[Any, Sequence[Any]], list[Any]]) -> Verdict:
     """Exercise 1: all tasks at the same time, values in the order of the items."""
-    answer(Watched(_slow_square.remote), [])
-    task, items, expected = Watched(_slow_square.remote), [(3, 0.8), (1, 0.6), (4, 0.4), (2, 0.3)], [9, 1, 16, 4]
-    got = answer(task, items)
-    values = as_list(got)
-    if values is not None and any(isinstance(value, ray.ObjectRef) for value in values):
+    if (missing := without_ray()) is not None:
+        return missing
+    task = Watched()
+    try:
+        for items in ([], [3, 1, 1, 4], [2, 0, 5], [0]):  # equal items too: a dict would lose one
+            wrong = _judge_map(answer, task, items)
+            if wrong is not None:
+                return wrong
+        return right("all tasks at the same time, results in order.")
+    finally:
+        task.finish()
+
+
+def _judge_map(answer: Callable[[Any, Sequence[Any]], list[Any]], task: Watched, items: list[int]) -> Verdict | None:
+    task.begin(_square, all_together(len(items)), PAUSE)
+    got = answer(task, list(items))
+    values, expected = as_list(got), [item * item for item in items]
+    if isinstance(got, ray.ObjectRef) or any(isinstance(value, ray.ObjectRef) for value in values or []):
         return not_right("references", expected, "Trade them for values with ray.get.")
-    if len(task.refs) != len(items):
-        hint = "Start one task for each item, with task.remote(item)."
-        return not_right(f"{len(task.refs)} tasks", f"{len(items)} tasks", hint)
-    if values != expected:
-        hint = "The results must be a list in the order of the items, not in the order in which they finish."
-        return not_right(got, expected, hint)
-    if task.most < len(items):
+    wrong = _judge_starts(task, items)
+    if wrong is not None:
+        return wrong
+    if task.waited_in_vain():
         hint = "Start all tasks first, then call ray.get once on the list; ray.get inside the loop waits each time."
         return not_right(f"at most {task.most} tasks at the same time", f"{len(items)}", hint)
-    return right(f"{len(items)} tasks at the same time, results in order.")
+    if not same(values, expected):
+        return not_right(got, f"{expected} for the items {items}", _order_hint(values, expected))
+    return None
+
+
+def _judge_starts(task: Watched, items: list[int]) -> Verdict | None:
+    if sorted(map(repr, task.arguments)) == sorted(map(repr, items)):
+        return None
+    hint = "Start one task for each item, with task.remote(item)."
+    if len(task.arguments) == len(items):
+        return not_right(f"tasks for {task.arguments}", f"tasks for {items}", hint)
+    return not_right(f"{len(task.arguments)} tasks", f"{len(items)} tasks", hint)
+
+
+def _order_hint(values: list[Any] | None, expected: list[int]) -> str:
+    if values is None:
+        return "Return a list of the results."
+    if len(values) < len(expected):
+        return "One result for each item, also where two items are equal."
+    if sorted(map(str, values)) == sorted(map(str, expected)):
+        return "The results must be in the order of the items, not in the order in which they finish."
+    return "Return a list of the values of all items, in the order of the items."
 
 
 @exercise_check
 def first_answers(answer: Callable[[list[Any], int], list[Any]]) -> Verdict:
-    """Exercise 2: the values of the n tasks that finish first."""
-    _warm_up(4)
-    wrong = _judge_first(answer, [(1, 4.0), (2, 0.1), (3, 4.0), (4, 0.4)], 2)
-    wrong = wrong or _judge_first(answer, [(5, 0.1), (6, 4.0), (7, 4.0), (8, 0.3)], 1)
-    return wrong or right("the first answers, without waiting for the others.")
+    """Exercise 2: the values of the n tasks that finish first; the others do not finish before you answer."""
+    if (missing := without_ray()) is not None:
+        return missing
+    with suppress(ValueError):  # a stub is found out without a task; other mistakes show below
+        answer([ray.put(9)], 1)
+    task = Watched()
+    try:
+        # Items, the places of those that finish, and n. Where more have finished, any n of them are right.
+        cases = (([1, 2, 3, 4], (1, 3), 2), ([5, 6, 7], (2,), 1), ([-3, 8, 3, 9, 6], (0, 2, 4), 3))
+        for items, quick, n in (*cases, ([2, 7, 4, 9], (1, 2, 3), 2), ([3, 1], (0, 1), 2)):
+            wrong = _judge_first(answer, task, items, quick, n)
+            if wrong is not None:
+                return wrong
+        return right("the first answers, without waiting for the others.")
+    finally:
+        task.finish()
 
 
 def _judge_first(
-    answer: Callable[[list[Any], int], list[Any]], items: list[tuple[int, float]], n: int
+    answer: Callable[[list[Any], int], list[Any]], task: Watched, items: list[int], quick: tuple[int, ...], n: int
 ) -> Verdict | None:
-    gate = _Gate.remote()
-    ray.get(gate.wait.remote(0))
-    refs = [_held_square.remote(item, gate) for item in items]
-    quick = {number * number for number, seconds in items if seconds < 1}
-    slow = [ref for ref, (_, seconds) in zip(refs, items, strict=True) if seconds > 1]
-    try:
-        got = answer(refs, n)
-        finished, _ = ray.wait(slow, num_returns=len(slow), timeout=0)
-    finally:
-        ray.get(gate.open.remote())
-        ray.wait(refs, num_returns=len(refs), timeout=10)
-    values = as_list(got)
+    task.begin(_square, only(*quick), PAUSE)
+    refs = [task.remote(item) for item in items]
+    if len(quick) > n:
+        ray.wait([refs[place] for place in quick], num_returns=len(quick))
+    got = answer(list(refs), n)
+    in_vain, values = task.waited_in_vain(), as_list(got)
+    task.finish()
     if values is None:
         return not_right(f"a {type(got).__name__}", "a list of values", "Return a list.")
     if any(isinstance(value, ray.ObjectRef) for value in values):
         return not_right("references", "values", "Trade the references that ray.wait calls ready for values.")
-    if len(values) != n or not set(values) <= quick:
+    allowed = [sorted(items[place] ** 2 for place in some) for some in itertools.combinations(quick, n)]
+    numbers = [as_number(value) for value in values]
+    if None in numbers or sorted(numbers) not in allowed:
         hint = "ray.wait(refs, num_returns=n) tells which n are ready first; the first n of the list may be slow ones."
-        return not_right(values, f"{n} of the values {sorted(quick)}, of the quick tasks", hint)
-    if finished:
+        if len(values) != n:
+            hint = "Return n values, one of each of the first n tasks: ray.wait(refs, num_returns=n) waits for n."
+        ready = sorted(items[place] ** 2 for place in quick)
+        return not_right(values, f"{n} of the values {ready} of the quick tasks", hint)
+    if in_vain:
         hint = "ray.get on all references waits for the slowest: ask ray.wait for the first n."
         return not_right("an answer after a slow task had ended", f"one after the first {n}", hint)
     return None
@@ -116,11 +124,16 @@ def _judge_first(
 @exercise_check
 def running_mean(answer: Any) -> Verdict:
     """Exercise 3: an actor that keeps a sum and a count."""
-    if not hasattr(answer, "remote"):
+    if not isinstance(answer, ActorClass):
         hint = "Put @ray.remote above the class, and give the class itself, without .remote()."
-        return not_right("a plain class or an actor", "an actor class", hint)
+        return not_right(f"a {type(answer).__name__}", "an actor class", hint)
+    if (missing := without_ray()) is not None:
+        return missing
     first, second = answer.options(num_cpus=0).remote(), answer.options(num_cpus=0).remote()
     try:
+        for name in ("add", "mean"):
+            if not hasattr(first, name):
+                return not_right(f"a class without {name}", "methods add and mean", f"Write the method {name}.")
         return _judge_means(first, second)
     finally:
         ray.kill(first)
@@ -131,47 +144,82 @@ def _judge_means(first: Any, second: Any) -> Verdict:
     empty = ray.get(first.mean.remote())
     if empty is not None:
         return not_right(empty, None, "Before the first add there is no mean: return None.")
-    for value in (1.5, 2, 2):
-        ray.get(first.add.remote(value))
-    got = ray.get(first.mean.remote())
-    if not isinstance(got, (int, float)) or not math.isclose(got, 5.5 / 3):
-        hint = "After adding 1.5, 2 and 2 the mean is their sum divided by their number; keep both in self."
-        return not_right(got, 5.5 / 3, hint)
-    if ray.get(second.mean.remote()) is not None:
-        hint = "Each actor has a state of its own: set it in __init__."
-        return not_right("a second actor that already has a mean", None, hint)
-    ray.get(first.add.remote(-5.5))
-    got = ray.get(first.mean.remote())
-    if got is None or abs(got) > 1e-9:
-        return not_right(got, 0, "A mean of 0 is a number as well: test for 'no numbers yet' by their count.")
+    numbers: list[float] = []
+    # 0 first: the mean 0 is no missing mean. Equal numbers, negative ones, fractions, and more than a few.
+    for values in ([0], [1.5, 2, 2], [-5.5], [10], list(range(20, 60))):
+        numbers += values
+        for value in values:
+            ray.get(first.add.remote(value))
+        for _ in range(2):
+            wrong = _judge_mean(ray.get(first.mean.remote()), numbers)
+            if wrong is not None:
+                return wrong
+        if ray.get(second.mean.remote()) is not None:
+            hint = "Each actor has a state of its own: set it in __init__."
+            return not_right("a second actor that already has a mean", None, hint)
     return right("the state stays in the actor between calls.")
+
+
+def _judge_mean(got: Any, numbers: list[float]) -> Verdict | None:
+    mean, expected = as_number(got), sum(numbers) / len(numbers)
+    # A mean in 32 bits has seven digits.
+    if mean is not None and math.isclose(mean, expected, rel_tol=1e-5, abs_tol=1e-6):
+        return None
+    added = f"{numbers}" if len(numbers) < 10 else f"{len(numbers)} numbers"
+    hint = "The mean is the sum of all numbers divided by how many there are; keep both in self."
+    if got is None:
+        hint = "There is a mean as soon as there is a number: test for 'no numbers yet' by their count."
+    elif mean is None:
+        hint = "mean() returns a number."
+    elif math.isclose(mean, math.floor(expected)):
+        hint = "The mean need not be a whole number: divide with /, not with //."
+    elif math.isclose(mean, numbers[-1]):
+        hint = "This is the last number alone. The mean is the sum of all divided by how many; keep both in self."
+    elif math.isclose(mean, sum(set(numbers)) / len(set(numbers))):
+        hint = "Equal numbers count each time: a set keeps only one of them."
+    elif math.isclose(mean, sum(numbers)):
+        hint = "This is the sum: divide it by how many numbers there are."
+    return not_right(got, f"{expected:.6g} after adding {added}", hint)
 
 
 @exercise_check
 def bounded_map(answer: Callable[[Any, Sequence[Any], int], list[Any]]) -> Verdict:
-    """Exercise 4: never more than `limit` tasks under way, results in order."""
-    answer(Watched(_slow_square.remote), [], 3)
-    items = [(5, 0.1), (2, 0.3), (9, 0.1), (4, 0.3), (7, 0.1), (6, 0.2), (1, 0.1)]
-    for limit in (3, 2, 1):
-        wrong = _judge_bounded(answer, items, limit)
-        if wrong:
-            return wrong
-    return right(f"{len(items)} tasks, never more than the limit at once, tried with 3, 2 and 1.")
+    """Exercise 4: never more than `limit` tasks under way, never fewer without need, results in order."""
+    if (missing := without_ray()) is not None:
+        return missing
+    task = Watched()
+    items = [5, 2, 9, 4, 4, 0, 1]
+    try:
+        # The number of items, the limit, and whether the oldest task may end like the others.
+        rounds = [(0, 3, False), (7, 3, False), (6, 2, False), (7, 4, True), (3, 1, False), (2, 5, False)]
+        for count, limit, oldest_too in rounds:
+            task.begin(_square, one_for_one(count, limit, oldest_too))
+            wrong = _judge_bounded(answer, task, items[:count], limit)
+            if wrong is not None:
+                return wrong
+        return right("as many tasks under way as the limit allows, and never more, tried with 1 to 5.")
+    finally:
+        task.finish()
 
 
-def _judge_bounded(answer: Callable[..., list[Any]], items: list[tuple[int, float]], limit: int) -> Verdict | None:
-    task = Watched(_slow_square.remote)
-    got = answer(task, items, limit)
-    if len(task.refs) != len(items):
-        hint = "Start one task for each item, with task.remote(item)."
-        return not_right(f"{len(task.refs)} tasks", f"{len(items)} tasks", hint)
+def _judge_bounded(answer: Callable[..., list[Any]], task: Watched, items: list[int], limit: int) -> Verdict | None:
+    got = answer(task, list(items), limit)
+    most, in_vain = min(limit, len(items)), task.waited_in_vain()
     if task.most > limit:
         hint = "Before starting another task while limit of them are pending, wait for one with ray.wait."
         return not_right(f"{task.most} tasks under way at once", f"at most {limit}", hint)
-    expected = [number * number for number, _ in items]
-    if as_list(got) != expected:
-        return not_right(got, expected, "Return a list of the values of all items, in the order of the items.")
-    if task.most < limit:
+    if in_vain and task.most < most:
         hint = f"With a limit of {limit}, {limit} may be under way: wait only when {limit} are pending."
-        return not_right(f"at most {task.most} at a time", f"up to {limit}", hint)
+        return not_right(f"at most {task.most} at a time", f"up to {most}", hint)
+    if in_vain:
+        hint = "Wait for any one with ray.wait, not for the oldest nor for a whole group."
+        return not_right("a wait for one task while another had ended", "a new task as soon as any one ends", hint)
+    wrong = _judge_starts(task, items)
+    if wrong is not None:
+        return wrong
+    values, expected = as_list(got), [item * item for item in items]
+    if any(isinstance(value, ray.ObjectRef) for value in values or []):
+        return not_right("references", expected, "Trade them for values with ray.get.")
+    if not same(values, expected):
+        return not_right(got, f"{expected} for the items {items}", _order_hint(values, expected))
     return None

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import functools
+import numbers
+import signal
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+
+TIME_LIMIT = 90.0  # seconds for a whole check: far more than a right answer needs, also on a slow machine
+LONGEST = 400  # characters of an answer that a verdict repeats
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,12 @@ def not_right(got: object, expected: object, hint: str) -> Verdict:
 
     Source: written for this course.
     """
-    return Verdict("not right", f"got {got}, expected {expected}. {hint}")
+    return Verdict("not right", f"got {_shortened(got)}, expected {_shortened(expected)}. {hint}")
+
+
+def _shortened(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
 
 
 def as_list(answer: object) -> list[object] | None:
@@ -36,6 +47,36 @@ def as_list(answer: object) -> list[object] | None:
     if hasattr(answer, "tolist"):
         answer = answer.tolist()
     return list(answer) if isinstance(answer, (list, tuple)) else None
+
+
+def as_number(answer: object) -> float | int | None:
+    """A plain number, whichever library's number the answer is; None if it is no number.
+
+    Whole numbers stay whole. True and False are no numbers here, although Python counts with them.
+
+    Source: written for this course.
+    """
+    if hasattr(answer, "item") and getattr(answer, "shape", None) == ():  # NumPy's and PyTorch's numbers
+        answer = answer.item()
+    if isinstance(answer, bool) or not isinstance(answer, numbers.Real):
+        return None
+    return int(answer) if isinstance(answer, numbers.Integral) else float(answer)
+
+
+def same(got: object, expected: object) -> bool:
+    """Whether two values are equal and of the same kind: 1 is not True, and an array in a list is no error.
+
+    Source: written for this course.
+    """
+    if isinstance(expected, (list, tuple)):
+        alike = isinstance(got, (list, tuple)) and len(got) == len(expected)
+        return alike and all(same(a, b) for a, b in zip(got, expected, strict=True))
+    if isinstance(expected, dict):
+        return isinstance(got, dict) and set(got) == set(expected) and all(same(got[k], expected[k]) for k in expected)
+    number = as_number(expected)
+    if number is not None:
+        return as_number(got) == number
+    return type(got) is type(expected) and got == expected
 
 
 def without_ray() -> Verdict | None:
@@ -50,12 +91,45 @@ def without_ray() -> Verdict | None:
     return Verdict("not solved yet", "Ray is not running: run the cell with ray.init, then run this cell again.")
 
 
+class TimeIsUp(BaseException):
+    """Not an Exception: an answer that catches every Exception must not go on, either."""
+
+
+class _Timer:
+    """Interrupts the code inside after so many seconds, also while it waits for Ray.
+
+    Only a main thread, as that of a notebook, can be interrupted; in another one nothing happens.
+    `rang` tells whether it did: Ray turns the interruption into an error of its own.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.rang = seconds, False
+        self._possible = threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")
+
+    def _ring(self, *_: object) -> None:
+        self.rang = True
+        raise TimeIsUp
+
+    def __enter__(self) -> _Timer:
+        if self._possible:
+            self._before = signal.signal(signal.SIGALRM, self._ring)
+            signal.setitimer(signal.ITIMER_REAL, self.seconds)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._possible:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, self._before)
+
+
 def exercise_check(check: Callable[..., Verdict]) -> Callable[..., Verdict]:
     """Make a check out of a function that judges an answer; a check never raises.
 
     The stub of an exercise raises NotImplementedError or leaves `...` as its
     value: both become 'not solved yet', also when they come back from a Ray
-    task. Any other error of the answer becomes 'not right', with the error.
+    task. Any other error of the answer becomes 'not right', with the error; so
+    does an answer that has not come back after TIME_LIMIT seconds. Only the
+    stop button (KeyboardInterrupt) passes through.
 
     Args:
         check: takes the learner's answer (or answers) and returns a Verdict.
@@ -68,14 +142,33 @@ def exercise_check(check: Callable[..., Verdict]) -> Callable[..., Verdict]:
         unsolved = Verdict("not solved yet", "replace the stub in the cell above, run it, then run this cell again.")
         if any(answer is ... for answer in answers):
             return unsolved
+        timer = _Timer(TIME_LIMIT)
         try:
-            return check(*answers)
+            with timer:
+                return check(*answers)
         except NotImplementedError:
             return unsolved
-        except Exception as error:
-            # Ray's errors carry a long remote traceback; the last line says what happened.
-            lines = [line for line in str(getattr(error, "cause", None) or error).splitlines() if line.strip()]
-            reason = lines[-1].strip() if lines else "no message"
-            return Verdict("not right", f"your code raised {type(error).__name__}: {reason}")
+        except BaseException as error:  # also exit() and sys.exit()
+            if timer.rang:
+                hint = "It waits for something that never comes, or a loop in it never ends."
+                return Verdict("not right", f"your code was still busy after {TIME_LIMIT:.0f} seconds. {hint}")
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            return Verdict("not right", f"your code raised {described(error)}")
 
     return checked
+
+
+def described(error: BaseException) -> str:
+    """The kind of an error and the sentence that says what happened.
+
+    Ray's errors carry a long remote traceback, of which the last line says it.
+
+    Source: written for this course.
+    """
+    try:
+        text = str(getattr(error, "cause", None) or error)
+    except Exception:
+        text = ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return f"{type(error).__name__}: {_shortened(lines[-1]) if lines else 'no message'}"

@@ -1,0 +1,532 @@
+"""Answers to the exercises of notebook 01."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import ray
+
+from helpers.exercises import tasks_and_actors
+
+
+def get_in_the_loop(task, items):
+    return [ray.get(task.remote(item)) for item in items]
+
+
+def forgets_get(task, items):
+    return [task.remote(item) for item in items]
+
+
+def in_finishing_order(task, items):
+    pending, values = [task.remote(item) for item in items], []
+    while pending:
+        ready, pending = ray.wait(pending)
+        values += ray.get(ready)
+    return values
+
+
+def map_without_tasks(task, items):
+    return [number * number for number in items]
+
+
+def two_whatever_n_is(refs, n):
+    return ray.get(ray.wait(refs, num_returns=2)[0])
+
+
+def first_in_the_list(refs, n):
+    return ray.get(refs[:n])
+
+
+def waits_for_all(refs, n):
+    ready, _ = ray.wait(refs, num_returns=n)
+    ray.get(refs)
+    return ray.get(ready)
+
+
+def ready_references(refs, n):
+    return ray.wait(refs, num_returns=n)[0]
+
+
+class PlainMean:
+    def add(self, value): ...
+
+    def mean(self): ...
+
+
+@ray.remote
+class ZeroWhenEmpty:
+    def __init__(self):
+        self.total, self.count = 0, 0
+
+    def add(self, value):
+        self.total, self.count = self.total + value, self.count + 1
+
+    def mean(self):
+        return self.total / max(1, self.count)
+
+
+@ray.remote
+class LastValue:
+    def __init__(self):
+        self.last = None
+
+    def add(self, value):
+        self.last = value
+
+    def mean(self):
+        return self.last
+
+
+@ray.remote
+class WholeNumbers:
+    def __init__(self):
+        self.total, self.count = 0, 0
+
+    def add(self, value):
+        self.total, self.count = self.total + value, self.count + 1
+
+    def mean(self):
+        return self.total // self.count if self.count else None
+
+
+@ray.remote
+class NoneWhenZero:
+    def __init__(self):
+        self.total, self.count = 0, 0
+
+    def add(self, value):
+        self.total, self.count = self.total + value, self.count + 1
+
+    def mean(self):
+        return self.total / self.count if self.total else None
+
+
+def without_limit(task, items, limit):
+    return ray.get([task.remote(item) for item in items])
+
+
+def one_at_a_time(task, items, limit):
+    return [ray.get(task.remote(item)) for item in items]
+
+
+def always_three(task, items, limit):
+    return right_bounded(task, items, 3)
+
+
+def limit_minus_one(task, items, limit):
+    return right_bounded(task, items, max(1, limit - 1))
+
+
+def right_bounded(task, items, limit):
+    refs, pending = [], []
+    for item in items:
+        if len(pending) >= limit:
+            _, pending = ray.wait(pending)
+        refs.append(task.remote(item))
+        pending.append(refs[-1])
+    return ray.get(refs)
+
+
+def bounded_but_unordered(task, items, limit):
+    pending, values = [], []
+    for item in items:
+        if len(pending) == limit:
+            ready, pending = ray.wait(pending)
+            values += ray.get(ready)
+        pending.append(task.remote(item))
+    return values + ray.get(pending)
+
+
+def map_by_item(task, items):
+    refs = {item: task.remote(item) for item in items}
+    return ray.get(list(refs.values()))
+
+
+def map_two_by_two(task, items):
+    values = []
+    for i in range(0, len(items), 2):
+        values += ray.get([task.remote(item) for item in items[i : i + 2]])
+    return values
+
+
+def map_of_distinct_items(task, items):
+    return ray.get([task.remote(item) for item in sorted(set(items))])
+
+
+def map_that_waits_for_the_first(task, items):
+    if not items:
+        return []
+    first = ray.get(task.remote(items[0]))
+    return [first, *ray.get([task.remote(item) for item in items[1:]])]
+
+
+def map_that_leaves_0_out(task, items):
+    return [value for value in ray.get([task.remote(item) for item in items]) if value]
+
+
+def map_that_pops(task, items):
+    refs = []
+    while items:
+        refs.append(task.remote(items.pop(0)))
+    return ray.get(refs)
+
+
+def map_by_threads(task, items):
+    with ThreadPoolExecutor(max(1, len(items))) as pool:
+        return list(pool.map(lambda item: ray.get(task.remote(item)), items))
+
+
+def map_with_wait(task, items):
+    refs = [task.remote(item) for item in items]
+    if refs:
+        ray.wait(refs, num_returns=len(refs))
+    return [ray.get(ref) for ref in refs]
+
+
+def the_first_answer_twice(refs, n):
+    (ready,), _ = ray.wait(refs, num_returns=1)
+    return [ray.get(ready)] * n
+
+
+def answers_that_wait_a_while(refs, n):
+    ready, _ = ray.wait(refs, num_returns=len(refs), timeout=1)
+    return ray.get(ready)
+
+
+def hasty_answers(refs, n):
+    ready, _ = ray.wait(refs, num_returns=n, timeout=0)
+    return ray.get(ready)
+
+
+def different_answers(refs, n):
+    ready, _ = ray.wait(refs, num_returns=n)
+    return list(set(ray.get(ready)))
+
+
+def one_answer(refs, n):
+    return ray.get(ray.wait(refs)[0])
+
+
+def answers_one_by_one(refs, n):
+    values = []
+    while len(values) < n:
+        ready, refs = ray.wait(refs)
+        values += ray.get(ready)
+    return values
+
+
+def answers_by_asking_again(refs, n):
+    ready = []
+    while len(ready) < n:
+        ready, _ = ray.wait(refs, num_returns=n, timeout=0.05)
+    return [ray.get(ref) for ref in ready]
+
+
+def answers_that_remove(refs, n):
+    values = []
+    for _ in range(n):
+        (ready,), _ = ray.wait(refs)
+        refs.remove(ready)
+        values.append(ray.get(ready))
+    return values
+
+
+@ray.remote
+class MeanOfTheLastTwo:
+    def __init__(self):
+        self.numbers = []
+
+    def add(self, value):
+        self.numbers = [*self.numbers, value][-2:]
+
+    def mean(self):
+        return sum(self.numbers) / len(self.numbers) if self.numbers else None
+
+
+@ray.remote
+class MeanOfTheDifferent:
+    def __init__(self):
+        self.numbers = set()
+
+    def add(self, value):
+        self.numbers.add(value)
+
+    def mean(self):
+        return sum(self.numbers) / len(self.numbers) if self.numbers else None
+
+
+@ray.remote
+class ForgetsWhenAsked:
+    def __init__(self):
+        self.numbers = []
+
+    def add(self, value):
+        self.numbers.append(value)
+
+    def mean(self):
+        numbers, self.numbers = self.numbers, []
+        return sum(numbers) / len(numbers) if numbers else None
+
+
+@ray.remote
+class MeanOfMeans:
+    def __init__(self):
+        self.value = None
+
+    def add(self, value):
+        self.value = value if self.value is None else (self.value + value) / 2
+
+    def mean(self):
+        return self.value
+
+
+@ray.remote
+class SumOnly:
+    def __init__(self):
+        self.total = None
+
+    def add(self, value):
+        self.total = (self.total or 0) + value
+
+    def mean(self):
+        return self.total
+
+
+@ray.remote
+class WithoutMean:
+    def add(self, value): ...
+
+
+@ray.remote
+class MeanInWords:
+    def __init__(self):
+        self.numbers = []
+
+    def add(self, value):
+        self.numbers.append(value)
+
+    def mean(self):
+        return f"{sum(self.numbers) / len(self.numbers):.3f}" if self.numbers else None
+
+
+@ray.remote
+def mean_function(values):
+    return sum(values) / len(values)
+
+
+@ray.remote
+class MeanIn32Bits:
+    def __init__(self):
+        self.numbers = []
+
+    def add(self, value):
+        self.numbers.append(value)
+
+    def mean(self):
+        return np.mean(self.numbers, dtype=np.float32) if self.numbers else None
+
+
+@ray.remote
+class AsyncMean:
+    def __init__(self):
+        self.numbers = []
+
+    async def add(self, value):
+        self.numbers.append(value)
+
+    async def mean(self):
+        return statistics.fmean(self.numbers) if self.numbers else None
+
+
+@ray.remote
+class WelfordMean:
+    def __init__(self):
+        self.current, self.count = None, 0
+
+    def add(self, value):
+        self.count += 1
+        self.current = (self.current or 0) + (value - (self.current or 0)) / self.count
+        return self.current
+
+    def mean(self):
+        return self.current
+
+
+def bounded_in_groups(task, items, limit):
+    values = []
+    for i in range(0, len(items), limit):
+        values += ray.get([task.remote(item) for item in items[i : i + limit]])
+    return values
+
+
+def bounded_by_the_oldest(task, items, limit):
+    refs = []
+    for place, item in enumerate(items):
+        if place >= limit:
+            ray.get(refs[place - limit])
+        refs.append(task.remote(item))
+    return ray.get(refs)
+
+
+def bounded_by_the_newest(task, items, limit):
+    refs, pending = [], []
+    for item in items:
+        if len(pending) == limit:
+            ray.get(pending.pop())
+        refs.append(task.remote(item))
+        pending.append(refs[-1])
+    return ray.get(refs)
+
+
+def bounded_by_all_pending(task, items, limit):
+    refs, pending = [], []
+    for item in items:
+        if len(pending) == limit:
+            ray.wait(pending, num_returns=len(pending))
+            pending = []
+        refs.append(task.remote(item))
+        pending.append(refs[-1])
+    return ray.get(refs)
+
+
+def one_too_many(task, items, limit):
+    return right_bounded(task, items, limit + 1)
+
+
+def bounded_by_item(task, items, limit):
+    refs, pending = {}, []
+    for item in items:
+        if len(pending) == limit:
+            _, pending = ray.wait(pending)
+        refs[item] = task.remote(item)
+        pending.append(refs[item])
+    return ray.get(list(refs.values()))
+
+
+def bounded_references(task, items, limit):
+    refs, pending = [], []
+    for item in items:
+        if len(pending) == limit:
+            _, pending = ray.wait(pending)
+        refs.append(task.remote(item))
+        pending.append(refs[-1])
+    return refs
+
+
+def bounded_by_threads(task, items, limit):
+    with ThreadPoolExecutor(limit) as pool:
+        return list(pool.map(lambda item: ray.get(task.remote(item)), items))
+
+
+def bounded_that_pops(task, items, limit):
+    values, places = {}, {}
+    count = len(items)
+    while items or places:
+        while items and len(places) < limit:
+            place = count - len(items)
+            places[task.remote(items.pop(0))] = place
+        (ready,), _ = ray.wait(list(places))
+        values[places.pop(ready)] = ray.get(ready)
+    return [values[place] for place in range(count)]
+
+
+def bounded_by_a_semaphore(task, items, limit):
+    free, values = threading.Semaphore(limit), [None] * len(items)
+
+    def one(place, item):
+        with free:
+            values[place] = ray.get(task.remote(item))
+
+    threads = [threading.Thread(target=one, args=pair) for pair in enumerate(items)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return values
+
+
+WRONG = {
+    (1, tasks_and_actors.parallel_map): [
+        (get_in_the_loop, "inside the loop"),
+        (forgets_get, "ray.get"),
+        (in_finishing_order, "order of the items"),
+        (map_without_tasks, "one task for each"),
+        (map_by_item, "two items are equal"),
+        (map_two_by_two, "inside the loop"),
+        (map_of_distinct_items, "one task for each"),
+        (map_that_waits_for_the_first, "inside the loop"),
+        (map_that_leaves_0_out, "One result for each item"),
+        (lambda task, items: [task(item) for item in items], "task.remote"),
+        (lambda task, items: None, "Return a list"),
+    ],
+    (2, tasks_and_actors.first_answers): [
+        (first_in_the_list, "may be slow"),
+        (waits_for_all, "the slowest"),
+        (ready_references, "values"),
+        (two_whatever_n_is, "num_returns=n"),
+        (the_first_answer_twice, "may be slow"),
+        (answers_that_wait_a_while, "Return n values"),
+        (hasty_answers, "Return n values"),
+        (different_answers, "Return n values"),
+        (one_answer, "Return n values"),
+        (lambda refs, n: ray.get(refs)[:n], "may be slow"),
+        (lambda refs, n: ray.get(ray.wait(refs, num_returns=n)[0])[0], "Return a list"),
+        (lambda refs, n: ray.get(ray.wait(refs, num_returns=n)[1]), "num_returns=n"),
+    ],
+    (3, tasks_and_actors.running_mean): [
+        (PlainMean, "@ray.remote"),
+        (mean_function, "an actor class"),
+        (ZeroWhenEmpty, "return None"),
+        (LastValue, "divided by how many"),
+        (WholeNumbers, "with /, not with //"),
+        (NoneWhenZero, "by their count"),
+        (MeanOfTheLastTwo, "sum of all"),
+        (MeanOfTheDifferent, "Equal numbers count"),
+        (ForgetsWhenAsked, "as soon as there is a number"),
+        (MeanOfMeans, "sum of all"),
+        (SumOnly, "This is the sum"),
+        (WithoutMean, "Write the method mean"),
+        (MeanInWords, "returns a number"),
+    ],
+    (4, tasks_and_actors.bounded_map): [
+        (without_limit, "wait for one"),
+        (one_at_a_time, "wait only when"),
+        (bounded_but_unordered, "in the order"),
+        (always_three, "wait for one"),
+        (limit_minus_one, "wait only when"),
+        (bounded_in_groups, "not for the oldest"),
+        (bounded_by_the_oldest, "not for the oldest"),
+        (bounded_by_the_newest, "not for the oldest"),
+        (bounded_by_all_pending, "not for the oldest"),
+        (one_too_many, "wait for one"),
+        (bounded_by_item, "two items are equal"),
+        (bounded_references, "ray.get"),
+        (lambda task, items, limit: [item * item for item in items], "one task for each"),
+    ],
+}
+RIGHT = {
+    (1, tasks_and_actors.parallel_map): [
+        lambda task, items: ray.get(list(map(task.remote, items))),
+        lambda task, items: tuple(ray.get([task.remote(item) for item in items])),
+        lambda task, items: np.array(ray.get([task.options(num_cpus=0.1).remote(item) for item in items])),
+        map_that_pops,
+        map_by_threads,
+        map_with_wait,
+    ],
+    (2, tasks_and_actors.first_answers): [
+        lambda refs, n: tuple(map(ray.get, ray.wait(refs, num_returns=n)[0])),
+        answers_one_by_one,
+        answers_by_asking_again,
+        answers_that_remove,
+    ],
+    (3, tasks_and_actors.running_mean): [MeanIn32Bits, AsyncMean, WelfordMean],
+    (4, tasks_and_actors.bounded_map): [
+        bounded_by_threads,
+        bounded_that_pops,
+        bounded_by_a_semaphore,
+        right_bounded,
+    ],
+}
