@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import types
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def uneven(rows: int, blocks: int) -> Any:
     """A dataset whose blocks have very different sizes."""
     import ray
 
-    cuts = sorted(np.random.default_rng(0).choice(np.arange(1, rows), blocks - 1, replace=False))
+    cuts = sorted(random.Random(0).sample(range(1, rows), blocks - 1))
     ends = [0, *cuts, rows]
     parts = [np.arange(start, end) for start, end in zip(ends, ends[1:], strict=False)]
     return ray.data.from_pandas([pd.DataFrame({"picture": part, "label": part}) for part in parts])
