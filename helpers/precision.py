@@ -30,11 +30,11 @@ def cpu_speedup_of_bf16() -> float:
     fastest = dict.fromkeys(matrices, float("inf"))
     for turn in range(6):
         for dtype, matrix in matrices.items():
-            start = time.perf_counter()
+            start = time.thread_time()  # what other programs take does not count
             torch.nn.functional.linear(matrix, matrix)
             matrix @ matrix
             if turn:  # the first turn only warms up
-                fastest[dtype] = min(fastest[dtype], time.perf_counter() - start)
+                fastest[dtype] = min(fastest[dtype], time.thread_time() - start)
     return fastest[torch.float32] / fastest[torch.bfloat16]
 
 
