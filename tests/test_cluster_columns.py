@@ -113,6 +113,7 @@ def cluster() -> Iterator[Cluster]:
 def problems_of(column: Column, cluster: Cluster, folder: Path, whole: bool) -> list[str]:
     """Run a column, and say what is wrong with it beyond cells that fail."""
     shared = column_settings(column.path).get("storage", (None, None))[1]
+    was_there = bool(shared) and Path(shared).exists()
     before = {actor["actor_id"] for actor in cluster.actors()}
     notebook = cluster_column.run(column, cluster, folder, SECONDS_PER_CELL, whole)
     problems = [] if "cluster (chosen)" in shown(notebook) else ["The size table does not say that cluster is chosen."]
@@ -125,7 +126,7 @@ def problems_of(column: Column, cluster: Cluster, folder: Path, whole: bool) -> 
         problems.append(f"{column.on_both_nodes} ran on {len(nodes)} of 2 nodes; there were the actors {kinds}.")
     if left := actors_left(cluster, before):
         problems.append(f"When the notebook had ended, the cluster still had the actors {left}.")
-    if shared and Path(shared).exists():
+    if shared and Path(shared).exists() and not was_there:
         problems.append(f"It wrote to {shared} although RAY_COURSE_RESULTS names another folder.")
     return problems
 
