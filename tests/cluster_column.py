@@ -34,6 +34,9 @@ NODES = 2
 # Ray gives each node 30 seconds to start, which a busy machine can miss.
 ATTEMPTS = 3
 
+# Ray Data's default reader starts 32 processes for each Parquet dataset to plan the reading; here two must do.
+SMALL_READER = {"RAY_DATA_PARQUET_FOOTER_NUM_ACTORS": "2"}
+
 # Only these settings may be made smaller: they say how much there is, not how it is done.
 COUNTS = {
     "blocks",
@@ -166,6 +169,7 @@ def two_nodes(folder: Path) -> Iterator[Cluster]:
     joining = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     variables = {
         **joining,
+        **SMALL_READER,
         "RAY_TMPDIR": str(folder),
         "TMPDIR": str(folder),
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -224,6 +228,7 @@ def run(column: Column, cluster: Cluster, folder: Path, seconds_per_cell: int, w
         notebook.cells = _first_cells(notebook, column.until)
     variables = {
         **cluster.variables,
+        **SMALL_READER,
         "RAY_COURSE_SIZE": "cluster",
         "RAY_COURSE_SETTINGS": json.dumps(dict(column.settings)),
         "RAY_COURSE_RESULTS": str(folder / "results"),
