@@ -84,12 +84,14 @@ class Column:
         on_both_nodes: part of the class name of the actors that must have run on two nodes.
         until: tag of the last cell that a short run executes, before the notebook's
             last cell, which shuts everything down; None: a short run executes all cells.
+        always: whether `make test` makes the short run; else only `make test-all` does, for lack of time.
     """
 
     notebook: str
     settings: Mapping[str, Any]
     on_both_nodes: str
     until: str | None = None
+    always: bool = False
 
     @property
     def path(self) -> Path:

@@ -38,6 +38,7 @@ COLUMNS = [
         "04_train_fashion_mnist",
         {"workers": 2, "use_gpu": False, "cpus_per_worker": 3, "all_pictures": False, "epochs": 1},
         on_both_nodes="RayTrainWorker",
+        always=True,
     ),
     Column(
         "05_tune_asha",
@@ -94,6 +95,7 @@ COLUMNS = [
         },
         on_both_nodes="ServeReplica:gptj:tuned",
         until="bad-input",
+        always=True,
     ),
 ]
 # The names of Ray's own actors that stay on a cluster when a notebook has left it.
@@ -148,7 +150,12 @@ def actors_left(cluster: Cluster, before: set[str]) -> list[str]:
         time.sleep(0.5)
 
 
-@pytest.mark.parametrize("column", COLUMNS, ids=lambda column: column.notebook)
+SHORT_RUNS = [
+    pytest.param(column, id=column.notebook, marks=[] if column.always else [pytest.mark.long]) for column in COLUMNS
+]
+
+
+@pytest.mark.parametrize("column", SHORT_RUNS)
 def test_the_cluster_column_runs(column: Column, cluster: Cluster, tmp_path: Path) -> None:
     assert problems_of(column, cluster, tmp_path, whole=False) == []
 
