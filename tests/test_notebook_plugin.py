@@ -64,6 +64,12 @@ NOTEBOOKS = {
         code("assert e['MPLBACKEND'] != 'agg' and 'SET_BY_A_TEST' not in e"),
     ],
     "failing_cell": [code("1 / 0")],
+    "starts_at_second_try": [
+        code("from pathlib import Path; tried = Path('results/tried'); first = not tried.exists()"),
+        code("tried.parent.mkdir(exist_ok=True); tried.touch()"),
+        code("assert not first, 'The current node timed out during startup. This could happen because ...'"),
+    ],
+    "never_starts": [code("raise Exception('The current node timed out during startup. ...')")],
     "greedy": [code("import time; x = b'1' * 600_000_000; time.sleep(2.5)")],
     "slow": [code("import time; time.sleep(1.8)")],
     "hanging": [code("import time; time.sleep(600)")],
@@ -118,6 +124,7 @@ def all_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, dict[
 
 RED = {
     "failing_cell": ("cell 1 failed: ", "ZeroDivisionError"),
+    "never_starts": ("cell 1 failed: ", "timed out during startup"),
     "slow": (" s, but 0.1 s are promised (0.15 s with --slack 1.5",),
     "greedy": ("GB of memory, expected at most 0.5 GB",),
     "hanging": ("cell 1 failed: ", "timed out", "after 4 seconds"),
