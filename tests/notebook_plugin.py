@@ -36,8 +36,8 @@ from tests import expectations, notebook_outputs, notebook_watch
 NOISE = 1.5
 # At most this share of a notebook's time is put down to other programs, however busy they were.
 MOST_FOR_OTHERS = 0.9
-# Ray gives its start a fixed time, which a busy machine can miss. The README tells readers to run the cell again, and so
-# do we, once.
+# Ray gives its start a fixed time, which a busy machine can miss. The README tells readers to run the cell again, and
+# so do we, once.
 START_TIMED_OUT = "The current node timed out during startup"
 # Ray's processes need some seconds to end when the kernel has gone.
 GRACE_SECONDS = 15.0
