@@ -20,6 +20,8 @@ ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 DROPPED = (
     r"(?m)^ *(?:\(raylet\) )?\[\d{4}-\d\d-\d\d [\d:,]+ I \d+ \d+\] .*\n?",  # notes in C++, of the level INFO
     r"(?m)^\[[^\]\n]* W \d+ \d+\] network_util\.cc:\d+: Failed to determine local IP via external connectivity.*\n?",
+    # Right after another dataset has ended, Ray has not yet heard that its CPUs are free.
+    r"(?m)^.*\tWARNING dataset\.py:\d+ -- Warning: The Ray cluster currently does not have any available CPUs.*\n?",
     r"(?m)^.*\tINFO packaging\.py:\d+ -- .*\n?",  # the names of folders that are sent to a cluster
 )
 # What differs from run to run in Ray's other messages.

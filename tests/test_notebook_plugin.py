@@ -316,6 +316,8 @@ def test_messages_of_ray_are_committed_without_what_changes(name: str, written: 
         "\x1b[33m(raylet)\x1b[0m [2026-11-26 03:02:22,615 I 25 25] logging.cc:303: Set ray log level to 3\n",
         "2026-11-26 03:02:05,514\tINFO packaging.py:785 -- Creating a file package for local module '/"
         + "w/helpers'.\n",
+        "2026-11-26 03:58:05,514\tWARNING dataset.py:8601 -- Warning: The Ray cluster currently does not have any "
+        "available CPUs. The Dataset job will hang unless more CPUs are freed up.\n",
     ],
 )
 def test_notes_of_ray_about_one_run_are_not_committed(text: str) -> None:
