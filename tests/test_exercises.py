@@ -295,6 +295,20 @@ def test_endless_loop_is_not_right(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.fast
+def test_an_answer_that_loses_the_first_interruption_gets_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verdict, "TIME_LIMIT", 0.2)
+
+    def wait() -> None:
+        try:
+            time.sleep(60)
+        except BaseException:  # what a callback of a library does with an exception
+            pass
+        time.sleep(60)
+
+    assert "never comes" in _check_that_calls(wait).message
+
+
+@pytest.mark.fast
 def test_limit_ends_with_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verdict, "TIME_LIMIT", 0.2)
     assert _check_that_calls(lambda: None).status == "right"
