@@ -38,7 +38,6 @@ COLUMNS = [
         "04_train_fashion_mnist",
         {"workers": 2, "use_gpu": False, "cpus_per_worker": 3, "all_pictures": False, "epochs": 1},
         on_both_nodes="RayTrainWorker",
-        always=True,
     ),
     Column(
         "05_tune_asha",
