@@ -147,11 +147,11 @@ EXPECTATIONS: list[Expectation] = [
     Expectation("05_tune_asha", "same-curves", r"([\d.]+) on average", "the difference of the curves", at_most=0.015),
     # The average is that of a few trials with large learning rates; a training that went wrong moves the median.
     Expectation("05_tune_asha", "same-curves", r"epochs 3 to 6: ([\d.]+)", "their typical difference", at_most=0.006),
-    Expectation("05_tune_asha", "overhead", r"training: (\d+)%", "training's share of the time", at_least=15),
+    Expectation("05_tune_asha", "overhead", r"training: (\d+)%", "training's share of the time", at_least=30),
     Expectation("05_tune_asha", "overhead", r"in (\d+) processes", "the number of processes", equals="2"),
     Expectation("05_tune_asha", "test-accuracy", r"test accuracy ([\d.]+)", "the test accuracy", at_least=0.83),
     Expectation(
-        "05_tune_asha", "concurrency", r"([\d.]+) times as fast", "the gain by a small reservation", at_least=1.05
+        "05_tune_asha", "concurrency", r"([\d.]+) times as fast", "the gain by a small reservation", at_least=1.1
     ),
     Expectation("05_tune_asha", "troubles", r"none +no error +(\d+)", "the good trial's epochs", equals="6"),
     Expectation("05_tune_asha", "troubles", r"at once +(\S+)", "its error", equals="RayTaskError(ValueError)"),
@@ -179,18 +179,18 @@ EXPECTATIONS: list[Expectation] = [
     Expectation("06_serve_fashion_mnist", "per-picture", r"([\d.]+) times as fast", "a batch in the model", at_least=2),
     # Proxy and ingress share the two cores with the model, so the whole gains little; both runs are short.
     Expectation(
-        "06_serve_fashion_mnist", "batching", r"([\d.]+) times the throughput", "with many clients", at_least=0.7
+        "06_serve_fashion_mnist", "batching", r"([\d.]+) times the throughput", "with many clients", at_least=0.9
     ),
     Expectation("06_serve_fashion_mnist", "kill", r"(\d+) of [\d,]+ requests failed", "failed requests", equals="0"),
     Expectation(
         "06_serve_fashion_mnist", "kill", r"2 before, (2 after, 1) of them new", "replaced", equals="2 after, 1"
     ),
     Expectation("06_serve_fashion_mnist", "update", r"(\d+) of [\d,]+ requests failed", "failed requests", equals="0"),
-    Expectation("06_serve_fashion_mnist", "update", r"of version 1: (\d+)", "answers of the old version", at_least=8),
-    Expectation("06_serve_fashion_mnist", "update", r"of version 2: (\d+)", "answers of the new version", at_least=8),
+    Expectation("06_serve_fashion_mnist", "update", r"of version 1: (\d+)", "answers of the old version", at_least=20),
+    Expectation("06_serve_fashion_mnist", "update", r"of version 2: (\d+)", "answers of the new version", at_least=20),
     Expectation("06_serve_fashion_mnist", "bad-picture", r"bad picture: (\d+)", "its answer", equals="422"),
-    Expectation("06_serve_fashion_mnist", "composition", r"is ([\d.]+) times as fast", "parallel calls", at_least=0.8),
-    Expectation("06_serve_fashion_mnist", "ab-split", r"mirrored: (\d+)%", "the share", at_least=15, at_most=45),
+    Expectation("06_serve_fashion_mnist", "composition", r"is ([\d.]+) times as fast", "parallel calls", at_least=0.9),
+    Expectation("06_serve_fashion_mnist", "ab-split", r"mirrored: (\d+)%", "the share", at_least=20, at_most=40),
     Expectation("06_serve_fashion_mnist", "ab-split", r"(\d+) of [\d,]+ requests failed", "failed", equals="0"),
     Expectation(
         "06_serve_fashion_mnist", "canary", r"errors of the canary: (\d+)", "its errors", at_least=5, at_most=9
@@ -223,7 +223,7 @@ EXPECTATIONS: list[Expectation] = [
     Expectation("07_finetune_gptj", "parameters", r"([\d,]+) parameters", "their number", equals="6,050,882,784"),
     Expectation("07_finetune_gptj", "estimates", r"ZeRO 2, offload +16 +([\d.]+)", "GB of a GPU", equals="12.1"),
     Expectation("08_serve_gptj", "padding", r"differ by at most ([\d.]+)", "what padding changes", at_most=1e-4),
-    Expectation("08_serve_gptj", "per-step", r"at once: ([\d.]+) times", "a batch in the model", at_least=1.5),
+    Expectation("08_serve_gptj", "per-step", r"at once: ([\d.]+) times", "a batch in the model", at_least=2),
     Expectation("08_serve_gptj", "stream", r"tokens in (\d+) pieces", "the pieces of an answer", at_least=2),
     Expectation("08_serve_gptj", "stream", r"first piece after (\d+) ms", "the first piece", at_most=10_000),
     Expectation("08_serve_gptj", "equal", r"are equal: (\d+ of \d+)", "equal answers", equals="32 of 32"),
@@ -231,13 +231,13 @@ EXPECTATIONS: list[Expectation] = [
     Expectation("08_serve_gptj", "bad-input", r"(\d+ of \d+) answered with 4xx", "clear answers", equals="10 of 10"),
     Expectation("08_serve_gptj", "bad-input", r"after them: (\d+)", "a good request then", equals="200"),
     # Four to six times in the model; proxy, ingress and clients share the two cores.
-    Expectation("08_serve_gptj", "batching", r"([\d.]+) times the tokens", "with many clients", at_least=1.2),
+    Expectation("08_serve_gptj", "batching", r"([\d.]+) times the tokens", "with many clients", at_least=1.5),
     Expectation("08_serve_gptj", "batching", r"failed answers: (\d+)", "failed answers", equals="0"),
     Expectation("08_serve_gptj", "disconnect", r"(\d+) at most", "slots of the clients", equals="8"),
     Expectation("08_serve_gptj", "disconnect", r"(\d+) in the end", "slots when they have left", equals="0"),
     Expectation("08_serve_gptj", "disconnect", r"all free (\d+) ms", "the time to free them", at_most=20_000),
-    Expectation("08_serve_gptj", "disconnect", r"tokens made: (\d+) of", "tokens made", at_least=8, at_most=1440),
-    Expectation("08_serve_gptj", "kill", r"(\d+) complete\n", "complete answers", at_least=10),
+    Expectation("08_serve_gptj", "disconnect", r"tokens made: (\d+) of", "tokens made", at_least=8, at_most=1200),
+    Expectation("08_serve_gptj", "kill", r"(\d+) complete\n", "complete answers", at_least=40),
     Expectation("08_serve_gptj", "kill", r"(\d+) cut off", "answers cut off", at_least=1, at_most=8),
     Expectation("08_serve_gptj", "kill", r"(\d+) complete, begun on another", "answers begun again", at_least=1),
     Expectation("08_serve_gptj", "kill", r"(\d+) refused", "refused requests", equals="0"),
