@@ -92,7 +92,7 @@ def without_ray() -> Verdict | None:
 
 
 class TimeIsUp(KeyboardInterrupt):
-    """No Exception, which an answer might catch, but what the stop button raises: Ray stops waiting for nothing else."""
+    """What the stop button raises, and no Exception that an answer might catch: Ray stops waiting for nothing else."""
 
 
 class _Timer:
