@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.notebook_rules import NOTEBOOKS, REPOSITORY, RULES, SOLUTIONS, is_solution, load, notebook_paths
+from tests.notebook_rules import NOTEBOOKS, REPOSITORY, RULES, SOLUTIONS, kind_of, load, notebook_paths
 
 pytestmark = pytest.mark.fast
 
 PATHS = notebook_paths()
-LESSONS = [path for path in PATHS if not is_solution(path)]
+LESSONS = [path for path in PATHS if kind_of(path) in ("lesson", "old lesson")]
+OPTIONAL = [path for path in PATHS if kind_of(path) in ("deep dive", "reference")]
 
 
 def name(path: Path) -> str:
@@ -47,8 +48,15 @@ def test_numbers_are_unique() -> None:
 
 
 def test_solutions_belong_to_a_lesson() -> None:
-    lost = {path.name for path in PATHS if is_solution(path)} - {path.name for path in LESSONS}
+    solved = {path.name for path in PATHS if kind_of(path) == "solution"}
+    lost = solved - {path.name for path in [*LESSONS, *OPTIONAL]}
     assert not lost, f"{sorted(lost)} in notebooks/{SOLUTIONS} have no lesson of that name."
+
+
+@pytest.mark.parametrize("path", OPTIONAL, ids=name)
+def test_a_lesson_links_to_it(path: Path) -> None:
+    link = f"]({path.relative_to(NOTEBOOKS).as_posix()}"
+    assert any(link in linked(lesson) for lesson in LESSONS), f"No lesson links to {name(path)}: nobody would find it."
 
 
 @pytest.mark.parametrize(
