@@ -32,7 +32,7 @@ ONE_CORE = "deep_dives/one_core_well_used"
 
 
 def names_of_the_choice(fast_with_bf16: bool, rates: dict[str, float]) -> tuple[dict[str, Any], list[str]]:
-    """What the two cells that choose settings leave behind, and the settings that they measured."""
+    """What the cells that choose settings leave behind, and the settings that they measured."""
     measured: list[str] = []
 
     def measure(choices: dict[str, Any]) -> dict[str, float]:
@@ -45,8 +45,8 @@ def names_of_the_choice(fast_with_bf16: bool, rates: dict[str, float]) -> tuple[
         "plots": types.SimpleNamespace(bars=lambda *a, **k: None),
         "cpu_supports_bf16": lambda: fast_with_bf16,
     }
-    exec(cell(ONE_CORE, "choices = {"), names)
-    exec(cell(ONE_CORE, "tried = {"), names)
+    for part in ("choices = {", "rates = ray.get(", "tried = {"):
+        exec(cell(ONE_CORE, part), names)
     return names, measured
 
 
