@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import tempfile
-from collections import OrderedDict
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -215,89 +212,3 @@ def _wrong_steps(done: list[int], wanted: list[int], saved: int) -> Verdict:
     else:
         hint = "Save after each step, and go on with the one after the saved step, in every worker."
     return not_right(got, expected, hint)
-
-
-class _Hidden:
-    """What a hostile file could hold: unpickling it calls a function."""
-
-    called = False
-
-    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
-        return _was_called, ()
-
-
-def _was_called() -> None:
-    _Hidden.called = True
-
-
-def _small_model() -> torch.nn.Module:
-    # Names that begin with letters of "module.", and one that contains it: both trip careless code.
-    layers = {"layer": torch.nn.Linear(4, 3), "module": torch.nn.Linear(3, 3), "norm": torch.nn.BatchNorm1d(3)}
-    return torch.nn.Sequential(OrderedDict(layers))
-
-
-def _trained_weights() -> dict[str, torch.Tensor]:
-    source = _small_model()
-    with torch.no_grad():
-        for parameter in source.parameters():
-            parameter.normal_()
-    source(torch.randn(32, 4))  # the running statistics of the norm change, too
-    return source.state_dict()
-
-
-def _wrapped(weights: dict[str, object]) -> dict[str, object]:
-    return {f"module.{name}": value for name, value in weights.items()}
-
-
-@exercise_check
-def load_wrapped(answer: Callable[[str, torch.nn.Module], object]) -> Verdict:
-    """Exercise 4: weights saved from a DDP-wrapped model, from a source that nobody trusts."""
-    weights = _trained_weights()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.pt"
-        torch.save(_wrapped(weights), path)
-        target = _small_model()
-        answer(str(path), target)
-        missed = [name for name, value in target.state_dict().items() if not torch.equal(value, weights[name])]
-        if missed:
-            return not_right(f"a model whose {', '.join(missed)} did not change", "all weights", _load_hint(missed))
-        for fault, state in _faulty(weights).items():
-            torch.save(_wrapped(state), path)
-            if not _refuses(answer, path):
-                hint = "A model with a part of the weights runs, and answers nonsense: let load_state_dict be strict."
-                return not_right(f"no error for a file {fault}", "an error", hint)
-        torch.save({"module.layer.weight": _Hidden()}, path)
-        _Hidden.called = False
-        _refuses(answer, path)
-        if _Hidden.called:
-            return not_right("code hidden in a file was run", "an error", "Pass weights_only=True to torch.load.")
-    return right("all weights are there, and a file can only hold weights.")
-
-
-def _load_hint(missed: list[str]) -> str:
-    if len(missed) == len(_small_model().state_dict()):
-        return (
-            "Load into the model you were given. strict=False skips, in silence, every name that does not match: "
-            "remove the prefix instead, and only at the start of a name."
-        )
-    if all(name.startswith("norm.running") or name.endswith("tracked") for name in missed):
-        return "Buffers, such as the running statistics of a norm, are no parameters: load the whole state_dict."
-    return "Remove the prefix once, and only at the start of a name: names can contain it, or begin with its letters."
-
-
-def _faulty(weights: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
-    """Files that do not fit the model: each has to be refused."""
-    without = {name: value for name, value in weights.items() if name != "norm.weight"}
-    return {
-        "in which norm.weight is missing": without,
-        "with a weight that the model has not": {**weights, "extra.weight": torch.ones(3)},
-        "in which norm.bias has another shape": {**weights, "norm.bias": torch.ones(1)},
-    }
-
-
-def _refuses(answer: Callable[[str, torch.nn.Module], object], path: Path) -> bool:
-    try:
-        answer(str(path), _small_model())
-    except Exception:
-        return True
-    return False

@@ -108,7 +108,9 @@ def line_from_the_unwrapped_parameters(config):
 def line_with_imported_names(config):
     model = prepare_model(torch.nn.Linear(1, 1))
     loader = prepare_data_loader(DataLoader(config["points"], batch_size=10, shuffle=True))
-    fit_line(config, model, loader, sgd(model), lambda epoch, loss: report({"loss": float(loss), "done": epoch + 1}))
+    fit_line(
+        config, model, loader, sgd(model), lambda epoch, loss: report({"loss": float(loss.detach()), "done": epoch + 1})
+    )
 
 
 def line_with_the_mean_loss(config):
@@ -294,102 +296,6 @@ def resumable_with_two_files(config):
             report({"step": step, "done": step == config["steps"]}, checkpoint=ray.train.Checkpoint(name))
 
 
-# --- 4: weights from elsewhere ----------------------------------------------------------------------------------------
-
-
-def strips_letters(path, model):
-    state = torch.load(path, weights_only=True)
-    model.load_state_dict({name.lstrip("module."): value for name, value in state.items()}, strict=False)  # noqa: B005
-
-
-def replaces_everywhere(path, model):
-    state = torch.load(path, weights_only=True)
-    model.load_state_dict({name.replace("module.", ""): value for name, value in state.items()}, strict=False)
-
-
-def forgets_the_buffers(path, model):
-    state = torch.load(path, weights_only=True)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(state[f"module.{name}"])
-
-
-def loads_nothing(path, model):
-    model.load_state_dict(torch.load(path, weights_only=True), strict=False)
-
-
-def loads_anything(path, model):
-    state = torch.load(path, weights_only=False)
-    model.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
-
-
-def keeps_the_prefix(path, model):
-    model.load_state_dict(torch.load(path, weights_only=True))
-
-
-def takes_what_fits(path, model):
-    state = {name.removeprefix("module."): v for name, v in torch.load(path, weights_only=True).items()}
-    model.load_state_dict(state, strict=False)
-
-
-def copies_the_names_that_fit(path, model):
-    own = model.state_dict()
-    for name, value in torch.load(path, weights_only=True).items():
-        if name.removeprefix("module.") in own:
-            own[name.removeprefix("module.")].copy_(value)
-
-
-def copies_what_the_model_has(path, model):
-    state = torch.load(path, weights_only=True)
-    with torch.no_grad():
-        for name, value in model.state_dict().items():
-            value.copy_(state[f"module.{name}"])
-
-
-def hides_the_errors(path, model):
-    try:
-        load_right(path, model)
-    except Exception as error:
-        print(error)
-
-
-def makes_another_model(path, model):
-    other = train._small_model()
-    load_right(path, other)
-    return other
-
-
-def cuts_seven_letters_off_some(path, model):
-    state = torch.load(path, weights_only=True)
-    model.load_state_dict({name.split(".")[-2] + "." + name.split(".")[-1]: v for name, v in state.items()})
-    model.norm.reset_running_stats()
-
-
-def load_right(path, model):
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    return model.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
-
-
-def load_into_a_wrapper(path, model):
-    torch.nn.ModuleDict({"module": model}).load_state_dict(torch.load(path, weights_only=True))
-
-
-def load_with_torchs_own_function(path, model):
-    state = torch.load(path)  # safe by default since PyTorch 2.6
-    torch.nn.modules.utils.consume_prefix_in_state_dict_if_present(state, "module.")
-    model.load_state_dict(state, assign=True)
-
-
-def load_and_compare_names(path, model):
-    state = {name[len("module.") :]: v for name, v in torch.load(path, weights_only=True).items()}
-    own = model.state_dict()
-    if own.keys() != state.keys() or any(own[name].shape != state[name].shape for name in own):
-        raise ValueError("the file does not fit the model")
-    with torch.no_grad():
-        for name, value in own.items():
-            value.copy_(state[name])
-
-
 WRONG = {
     (1, train.train_points): [
         (only_reports, "its own share"),
@@ -432,21 +338,6 @@ WRONG = {
         (loads_in_rank_0_only, "The run began anew"),
         (removes_the_folder_first, "raised"),
     ],
-    (4, train.load_wrapped): [
-        (loads_nothing, "remove the prefix"),
-        (loads_anything, "weights_only=True"),
-        (keeps_the_prefix, "raised"),
-        (strips_letters, "at the start"),
-        (replaces_everywhere, "at the start"),
-        (forgets_the_buffers, "did not change"),
-        (takes_what_fits, "let load_state_dict be strict"),
-        (copies_the_names_that_fit, "let load_state_dict be strict"),
-        (copies_what_the_model_has, "let load_state_dict be strict"),
-        (hides_the_errors, "let load_state_dict be strict"),
-        (makes_another_model, "the model you were given"),
-        (cuts_seven_letters_off_some, "Buffers"),
-        (lambda path, model: None, "the model you were given"),
-    ],
 }
 RIGHT = {
     (1, train.train_points): [
@@ -464,11 +355,5 @@ RIGHT = {
         resumable(),
         resumable(rank_0_only=False),
         resumable_with_two_files,
-    ],
-    (4, train.load_wrapped): [
-        load_right,
-        load_into_a_wrapper,
-        load_with_torchs_own_function,
-        load_and_compare_names,
     ],
 }
