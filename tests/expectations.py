@@ -139,7 +139,7 @@ EXPECTATIONS: list[Expectation] = [
     # ... and ended with the same weights as the run that nothing happened to.
     Expectation("04_train_fashion_mnist", "same-weights", r"weights: (\S+)", "their difference", at_most=1e-6),
     # Two processes on two cores cannot be much more than twice as fast; 2.4 was seen when they did not run at once.
-    Expectation(ONE_CORE, "two-cores", r"processes: ([\d.]+) times", "their speed", at_least=0.8, at_most=2.3),
+    Expectation(ONE_CORE, "two-cores", r"processes: ([\d.]+) times", "their speed", at_least=0.6, at_most=2.3),
     # Training together costs something, and at most noise makes it look free.
     Expectation(ONE_CORE, "two-cores", r"Ray Train: (\d+)% of", "its share", at_least=25, at_most=115),
     # Small batches pay the update of all weights more often.
