@@ -28,7 +28,7 @@ PATIENCE = 20.0  # seconds that a worker waits for another one which is still bu
 
 
 class Stuck(Exception):
-    """A worker waits for one that never comes: real workers would wait for ever."""
+    """A worker waits for one that never comes: real workers would wait forever."""
 
 
 @dataclass
