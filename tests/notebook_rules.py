@@ -24,14 +24,20 @@ from nbformat.v4 import nbjson
 from nbformat.validator import iter_validate
 
 from tests.forbidden import machine_paths
-from tests.notebook_outputs import not_of_ray
+from tests.notebook_outputs import (
+    DEEP_DIVES,
+    FOLDERS,
+    REFERENCE,
+    SOLUTIONS,
+    is_solution,
+    not_of_ray,
+    notebook_name,
+)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NOTEBOOKS = REPOSITORY / "notebooks"
-SOLUTIONS = "solutions"
 RUFF_CONFIG = NOTEBOOKS / "ruff.toml"
 
-DEEP_DIVES, REFERENCE = "deep_dives", "reference"
 # These still have the pattern of before: long, exercises at the end, each with its own table of older code.
 OLD_LESSONS = (
     "00_start_here",
@@ -95,12 +101,9 @@ def load(path: Path) -> Any:
 
 
 def notebook_paths() -> list[Path]:
-    """All committed notebooks: the lessons in reading order, then their solutions."""
-    return [*sorted(NOTEBOOKS.glob("*.ipynb")), *sorted((NOTEBOOKS / SOLUTIONS).glob("*.ipynb"))]
-
-
-def is_solution(path: Path) -> bool:
-    return path.parent.name == SOLUTIONS
+    """All committed notebooks: the lessons in reading order, the deep dives, the reference, then all solutions."""
+    folders = (NOTEBOOKS, *(NOTEBOOKS / name for name in FOLDERS))
+    return [path for folder in folders for path in sorted(folder.glob("*.ipynb"))]
 
 
 def kind_of(path: Path) -> str:
@@ -124,7 +127,7 @@ def _is_binary(kind: str) -> bool:
 
 
 def _name(path: Path) -> str:
-    return f"{SOLUTIONS}/{path.name}" if is_solution(path) else path.name
+    return f"{notebook_name(path)}.ipynb"
 
 
 def _at(path: Path, number: int) -> str:

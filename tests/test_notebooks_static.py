@@ -40,6 +40,16 @@ def test_rule(path: Path, rule: str) -> None:
 def test_file_names() -> None:
     wrong = [path.name for path in LESSONS if not re.fullmatch(r"\d\d_[a-z0-9_]+\.ipynb", path.name)]
     assert not wrong, f"Expected names such as 01_tasks_and_actors.ipynb, found {wrong}."
+    others = [path.name for path in OPTIONAL]
+    wrong = [name for name in others if not re.fullmatch(r"[a-z][a-z0-9_]+\.ipynb", name)]
+    assert not wrong, f"Expected names without a number outside of the lessons, found {wrong}."
+    # Deep dives have solutions, too, and all solutions lie in one folder; limits of time go by file names.
+    assert len(set(others)) == len(others), f"Two notebooks have the same file name: {sorted(others)}."
+
+
+def test_no_notebook_is_overlooked() -> None:
+    found = {path for path in NOTEBOOKS.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts}
+    assert found == set(PATHS), f"No test looks at {sorted(name(path) for path in found - set(PATHS))}."
 
 
 def test_numbers_are_unique() -> None:
