@@ -20,6 +20,8 @@ from helpers.session import hidden_stderr
 LONGEST = 120
 # What Ray wraps around the error of a worker: under one of these names is the error itself.
 WRAPPED = ("cause", "worker_failures", "controller_failure")
+# The text of Ray's errors has the traceback of the worker, and in it, before these words, what started it all.
+FIRST = re.compile(r"(?m)^(\w+): (.*)\n\nThe above exception was the direct cause")
 # What differs from machine to machine and from run to run.
 COLOURS = r"\x1b\[[0-9;]*m"
 OF_ONE_RUN = r"(?<![\w.~:/])(?:/[\w.+-]+){2,}|\b\d+\.\d+\.\d+\.\d+(?::\d+)?\b|\b(?:0x)?[0-9a-f]{8,}\b"
@@ -65,7 +67,7 @@ class OlderCode:
         """One line that counts the rows, and says whether every replacement works."""
         broken = [row.new for row in self.rows if not row.works]
         told = f"{len(broken)} of the replacements fail: {broken}" if broken else "every replacement works"
-        return f"{len(self.rows)} rows, {told}."
+        return f"{len(self.rows)} {'row' if len(self.rows) == 1 else 'rows'}, {told}."
 
 
 def older_code(rows: str, **names: Any) -> OlderCode:
@@ -186,9 +188,12 @@ def _of_error(error: BaseException) -> str:
     inner = error
     while (inside := _inside(inner)) is not None:
         inner = inside
-    outer, kind = type(error).__name__, type(inner).__name__
+    outer, kind, message = type(error).__name__, type(inner).__name__, str(inner)
+    first = FIRST.search(str(error)) if hasattr(error, "cause") else None
+    if first:
+        kind, message = first.groups()
     told = f"{outer}: " if kind in outer else f"{outer}: {kind}: "
-    return told + _line(str(inner))
+    return told + _line(message)
 
 
 def _inside(error: BaseException) -> BaseException | None:

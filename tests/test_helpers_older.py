@@ -75,6 +75,16 @@ def test_the_error_of_a_task_names_both_types_once() -> None:
     assert says("fail(error)", fail=raising, error=wrapped) == "RayTaskError(ValueError): too small"
 
 
+def test_the_error_of_a_function_given_to_ray_data_is_found_in_its_text() -> None:
+    class DataError(TaskError):
+        def __str__(self) -> str:
+            return (
+                "in f\nTypeError: no dict\n\nThe above exception was the direct cause of ...:\n\nUserCodeError: failed"
+            )
+
+    assert says("fail(error)", fail=raising, error=DataError(ValueError("failed"))) == "DataError: TypeError: no dict"
+
+
 def test_a_long_message_is_cut() -> None:
     found = says("fail(ValueError('word ' * 100))", fail=raising)
     assert len(found) <= LONGEST + len("ValueError: ") and found.endswith(" ...")
@@ -161,6 +171,7 @@ def test_the_table_as_html_is_escaped() -> None:
 def test_a_replacement_that_fails_is_told() -> None:
     table = older_code("- 1 / 0\n+ 2 / 0\n- 1\n+ 2")
     assert [row.works for row in table.rows] == [False, True]
+    assert older_code("- 1\n+ 2").summary() == "1 row, every replacement works."
     assert table.summary() == "2 rows, 1 of the replacements fail: ['2 / 0']."
     assert not Row("a", "b", "c", "RayTaskError(ValueError): x").works
     assert Row("a", "b", "c", "works, with a FutureWarning: x").works
