@@ -18,6 +18,9 @@ from helpers.session import hidden_stderr
 
 # Longer messages are cut: the beginning tells what is wrong.
 LONGEST = 120
+# Of the table: its columns with their share of the width, and the look of a cell.
+COLUMNS = {"older code": 31, "today": 28, "write instead": 28, "and then": 13}
+CELL = "text-align: left; vertical-align: top; overflow-wrap: anywhere"
 # What Ray wraps around the error of a worker: under one of these names is the error itself.
 WRAPPED = ("cause", "worker_failures", "controller_failure")
 # The text of Ray's errors has the traceback of the worker, and in it, before these words, what started it all.
@@ -57,11 +60,12 @@ class OlderCode:
         return "\n".join([*parts, self.summary()])
 
     def _repr_html_(self) -> str:
-        heads = "".join(f"<th {LEFT}>{text}</th>" for text in ("older code", "today", "write instead", "and then"))
+        heads = "".join(f'<th style="{CELL}; width: {width}%">{name}</th>' for name, width in COLUMNS.items())
         rows = "".join(
-            f"<tr>{_code(row.old)}{_text(row.today)}{_code(row.new)}{_text(row.gives)}</tr>" for row in self.rows
+            f"<tr>{_code(row.old)}{_text(row.today)}{_instead(row)}{_text(row.gives)}</tr>" for row in self.rows
         )
-        return f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table><p>{self.summary()}</p>"
+        table = f'<table style="width: 100%; table-layout: fixed"><tr>{heads}</tr>{rows}</table>'
+        return f"{table}<p>{self.summary()}</p>"
 
     def summary(self) -> str:
         """One line that counts the rows, and says whether every replacement works."""
@@ -212,12 +216,14 @@ def _line(text: str) -> str:
     return textwrap.shorten(text, LONGEST, placeholder=" ...")
 
 
-LEFT = 'style="text-align: left; vertical-align: top"'
-
-
 def _code(code: str) -> str:
-    return f'<td {LEFT}><code style="white-space: pre-wrap">{html.escape(code)}</code></td>'
+    return f'<td style="{CELL}"><code style="white-space: pre-wrap">{html.escape(code)}</code></td>'
+
+
+def _instead(row: Row) -> str:
+    """What to write instead; advice, which is a comment, as plain text."""
+    return _code(row.new) if row.gives else _text(row.new.removeprefix("# "))
 
 
 def _text(text: str) -> str:
-    return f"<td {LEFT}>{html.escape(text)}</td>"
+    return f'<td style="{CELL}">{html.escape(text)}</td>'
