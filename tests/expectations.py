@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from tests import older_code
+
 # Seconds that all cells of a notebook may take together on an idle 2-core machine.
 SECONDS: dict[str, float] = {
     "00_start_here": 120,
@@ -19,6 +21,7 @@ SECONDS: dict[str, float] = {
     "03_ray_data": 180,
     "04_train_fashion_mnist": 240,
     "05_tune_asha": 360,
+    "reference/older_code": 90,
     # The first run on a machine also compiles DeepSpeed's operators, which takes about a minute.
     "07_finetune_gptj": 420,
 }
@@ -274,4 +277,24 @@ EXPECTATIONS: list[Expectation] = [
     Expectation("08_serve_gptj", "ab-split", r"base: (\d+)%", "the share", at_least=33, at_most=67),
     # Perplexity falls by at least 4 times in notebook 07: a loss lower by 1.39.
     Expectation("08_serve_gptj", "ab-split", r"lowered the loss by ([\d.]+)", "the gain", at_least=1.39),
+]
+
+
+def of_older_code(answers: Mapping[str, Mapping[str, str]]) -> list[Expectation]:
+    """Expectations of the reference: each row answers as stated, there are no others, and every replacement works."""
+    made = []
+    for tag, rows in answers.items():
+        for old, answer in rows.items():
+            pattern = rf"(?m)^{re.escape(old)}\n    today: ([^:\n]*)"
+            made.append(Expectation(older_code.NOTEBOOK, tag, pattern, f"what `{old}` says", equals=answer))
+        last = r"(\d+) rows?, every replacement works\.$"
+        number = "the number of rows whose replacements work"
+        made.append(Expectation(older_code.NOTEBOOK, tag, last, number, equals=str(len(rows))))
+    return made
+
+
+EXPECTATIONS += of_older_code(older_code.ANSWERS)
+EXPECTATIONS += [
+    Expectation(older_code.NOTEBOOK, "llm-async", r"older: at most (\d)", "requests at the same time", equals="1"),
+    Expectation(older_code.NOTEBOOK, "llm-async", r"newer: at most (\d)", "requests at the same time", at_least=2),
 ]

@@ -105,24 +105,6 @@ def notebook_paths() -> list[Path]:
     return [path for folder in folders for path in sorted(folder.glob("*.ipynb"))]
 
 
-def is_deep_dive(path: Path) -> bool:
-    return path.parent.name == DEEP_DIVES
-
-
-def is_reference(path: Path) -> bool:
-    return path.parent.name == REFERENCE
-
-
-def is_lesson(path: Path) -> bool:
-    return path.parent.name not in FOLDERS
-
-
-def solutions_of(path: Path) -> Path:
-    """Where the solutions of a lesson or a deep dive lie: one folder has them all, under the same file names."""
-    course = path.parent if is_lesson(path) else path.parent.parent
-    return course / SOLUTIONS / path.name
-
-
 def kind_of(path: Path) -> str:
     """lesson, old lesson, deep dive, reference or solution: what a notebook is decides what it must have."""
     kinds = {SOLUTIONS: "solution", DEEP_DIVES: "deep dive", REFERENCE: "reference"}
@@ -541,7 +523,7 @@ def exercises_have_checks_and_solutions(path: Path, notebook: Any) -> list[str]:
         problems.append(f"{_name(path)} has {len(numbers)} exercises, expected {low} to {high} (tags exercise-N).")
     if sorted(numbers) != list(range(1, len(numbers) + 1)):
         problems.append(f"{_name(path)}: the exercises have the numbers {sorted(numbers)}, expected 1, 2, ... .")
-    companion = solutions_of(path)
+    companion = _solutions_of(path)
     if not companion.is_file():
         expected = f"{SOLUTIONS}/{path.name}"
         return [*problems, f"{_name(path)} has no solutions: expected {expected}."] if numbers else problems
@@ -550,6 +532,12 @@ def exercises_have_checks_and_solutions(path: Path, notebook: Any) -> list[str]:
         has, lacks = ("an exercise", "solution") if number in numbers else ("a solution", "exercise")
         problems.append(f"{_name(path)}: number {number} is {has} without a cell tagged {lacks}-{number}.")
     return problems
+
+
+def _solutions_of(path: Path) -> Path:
+    """The notebook of solutions that belongs to a lesson or a deep dive."""
+    folder = path.parent.parent if path.parent.name == DEEP_DIVES else path.parent
+    return folder / SOLUTIONS / path.name
 
 
 @rule
@@ -565,7 +553,7 @@ def exercises_come_early_and_in_ray(path: Path, notebook: Any) -> list[str]:
             f"{_name(path)}: the first exercise is code cell {places[0]} of {len(code)}: let readers do something "
             "within the first half."
         )
-    companion = solutions_of(path)
+    companion = _solutions_of(path)
     if companion.is_file():
         solved = load(companion)
         names = {"ray"}.union(*(_imported(tree, "ray") for _, tree in _trees(solved)))

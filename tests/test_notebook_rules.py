@@ -530,21 +530,19 @@ def test_notebooks_are_found_in_all_folders(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_kinds_of_notebooks(tmp_path: Path) -> None:
-    kinds = ("is_lesson", "is_deep_dive", "is_reference", "is_solution")
-    paths = [tmp_path / name for name in ("01_a.ipynb", "deep_dives/a.ipynb", "reference/c.ipynb", "solutions/a.ipynb")]
-    for path, kind in zip(paths, kinds, strict=True):
-        assert [name for name in kinds if getattr(notebook_rules, name)(path)] == [kind]
-    assert notebook_rules.solutions_of(paths[0]) == tmp_path / "solutions" / "01_a.ipynb"
-    assert notebook_rules.solutions_of(paths[1]) == tmp_path / "solutions" / "a.ipynb"
+    names = ("01_a.ipynb", "05_tune_asha.ipynb", "deep_dives/a.ipynb", "reference/c.ipynb", "solutions/a.ipynb")
+    kinds = [notebook_rules.kind_of(tmp_path / name) for name in names]
+    assert kinds == ["lesson", "old lesson", "deep dive", "reference", "solution"]
 
 
 def test_a_problem_names_the_folder_and_a_link_leads_back_to_the_lesson(folder: Path) -> None:
-    path = folder / "deep_dives" / "dive.ipynb"
+    path = folder / DEEP_DIVE
+    notebook = load(path)
     links = "[back](../03_lesson.ipynb#Recap), [solved](../solutions/03_lesson.ipynb), [lost](03_lesson.ipynb)"
-    nbformat.write(finished([new_markdown_cell(links)]), path)
-    problems = RULES["links_resolve"](path, load(path))
+    notebook.cells.append(new_markdown_cell(links))
+    problems = RULES["links_resolve"](path, notebook)
     assert len(problems) == 1 and "'03_lesson.ipynb' leads nowhere" in problems[0]
-    assert problems[0].startswith("deep_dives/dive.ipynb, cell 1: ")
+    assert problems[0].startswith(f"{DEEP_DIVE}, cell {len(notebook.cells)}: ")
 
 
 def test_every_rule_is_shown_to_fail() -> None:
