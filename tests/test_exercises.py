@@ -22,7 +22,7 @@ from ray import serve, tune
 from helpers.exercises import serve as serving
 from helpers.exercises import start_here, tasks_and_actors, verdict, watched
 from helpers.exercises.verdict import Verdict, exercise_check, right
-from tests.exercise_answers import n00, n01, n02, n03, n04, n05, n06, n07, n08
+from tests.exercise_answers import actor_patterns, n00, n01, n02, n03, n04, n05, n06, n07, n08
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 ANSWERS = {
@@ -35,6 +35,7 @@ ANSWERS = {
     "06_serve_fashion_mnist": n06,
     "07_finetune_gptj": n07,
     "08_serve_gptj": n08,
+    "deep_dives/actor_patterns": actor_patterns,
 }
 EXERCISES = {
     (notebook, number): (check, module.WRONG[number, check], module.RIGHT[number, check])
@@ -48,10 +49,23 @@ def named(answer: Any, place: int) -> str:
     return f"{place}-{getattr(answer, '__name__', type(answer).__name__)}"
 
 
+def short(notebook: str) -> str:
+    """The number of a lesson, the name of a deep dive: what the names of tests begin with."""
+    folder, _, name = notebook.rpartition("/")
+    return name if folder else name[:2]
+
+
+def solutions_of(notebook: str) -> str:
+    """The notebook with the solutions; those of deep dives lie beside those of the lessons."""
+    return f"solutions/{notebook.rpartition('/')[2]}"
+
+
 def cases(which: int) -> list[Any]:
     """A test for each wrong (1) or right (2) answer, with a name that finds it in its module."""
     return [
-        pytest.param(exercise[0], case, id=f"{notebook[:2]}-{number}-{named(case[0] if which == 1 else case, place)}")
+        pytest.param(
+            exercise[0], case, id=f"{short(notebook)}-{number}-{named(case[0] if which == 1 else case, place)}"
+        )
         for (notebook, number), exercise in EXERCISES.items()
         for place, case in enumerate(exercise[which])
     ]
@@ -131,7 +145,7 @@ def test_stub_is_not_solved_yet(services: Callable, notebook: str, number: int) 
 def test_solution_is_right(services: Callable, notebook: str, number: int) -> None:
     check = EXERCISES[notebook, number][0]
     services(check)
-    solution = cell_with(f"solutions/{notebook}", f"solution-{number}")
+    solution = cell_with(solutions_of(notebook), f"solution-{number}")
     found = verdict_of_cells(solution, cell_with(notebook, f"check-{number}"), check)
     assert found.status == "right", found
 
@@ -193,8 +207,8 @@ def test_check_never_raises(services: Callable, hasty: None, notebook: str, numb
 @pytest.mark.fast
 def test_answers_are_many() -> None:
     exercises = {
-        (path.stem, int(tag.removeprefix("exercise-")))
-        for path in NOTEBOOKS.glob("*.ipynb")
+        (path.relative_to(NOTEBOOKS).with_suffix("").as_posix(), int(tag.removeprefix("exercise-")))
+        for path in (*NOTEBOOKS.glob("*.ipynb"), *NOTEBOOKS.glob("deep_dives/*.ipynb"))
         for cell in nbformat.read(path, 4).cells
         for tag in cell.metadata.get("tags", [])
         if tag.startswith("exercise-")

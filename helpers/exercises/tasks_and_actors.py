@@ -1,4 +1,4 @@
-"""Checks of the exercises of notebook 01. Ray must be running."""
+"""Checks of the exercises of notebook 01 and of its deep dive, actor_patterns. Ray must be running."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def _judge_mean(got: Any, numbers: list[float]) -> Verdict | None:
 
 @exercise_check
 def bounded_map(answer: Callable[[Any, Sequence[Any], int], list[Any]]) -> Verdict:
-    """Exercise 4: never more than `limit` tasks under way, never fewer without need, results in order."""
+    """Deep dive, exercise 1: never more than `limit` tasks under way, never fewer without need, results in order."""
     if (missing := without_ray()) is not None:
         return missing
     task = Watched()
