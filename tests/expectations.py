@@ -144,15 +144,19 @@ EXPECTATIONS: list[Expectation] = [
     Expectation("actor_patterns", "race-result", r"careless: balance (\d+)", "the balance without", at_most=19),
     Expectation("actor_patterns", "two-writers", r"a in order: (\w+)", "the order of one caller", equals="True"),
     Expectation("actor_patterns", "two-writers", r"b in order: (\w+)", "the order of the other", equals="True"),
-    Expectation("actor_patterns", "pool", r"map_unordered: ([\d.]+) times", "a pool against turns", at_least=1.2),
-    Expectation("actor_patterns", "pool", r"(?m)^map: ([\d.]+) times", "an ordered pool against turns", at_most=1.2),
+    Expectation("actor_patterns", "pool", r"map_unordered: ([\d.]+) times", "a pool against turns", at_least=1.3),
+    Expectation("actor_patterns", "pool", r"(?m)^map: ([\d.]+) times", "an ordered pool against turns", at_most=1.3),
     Expectation("actor_patterns", "named", r"\[.*(4).*\]", "visits in one count", equals="4"),
     Expectation("actor_patterns", "get-if-exists", r"(1 2)", "two handles, one actor", equals="1 2"),
     Expectation(
         "actor_patterns", "small-tasks", r"take ([\d.]+) times as long", "small tasks against the loop", at_least=1.5
     ),
     Expectation(
-        "actor_patterns", "small-tasks", r"each: ([\d.]+) times as fast", "batches against the loop", at_least=1.05
+        "actor_patterns",
+        "small-tasks",
+        r"8 tasks are ([\d.]+) times as fast",
+        "batches against the loop",
+        at_least=1.05,
     ),
     Expectation("actor_patterns", "small-tasks", r"same results: (\w+)", "same results both ways", equals="True"),
     Expectation("actor_patterns", "get-in-loop", r"([\d.]+) times as fast", "get after the loop", at_least=1.1),
