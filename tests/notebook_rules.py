@@ -94,8 +94,9 @@ def load(path: Path) -> Any:
 
 
 def notebook_paths() -> list[Path]:
-    """All committed notebooks: the lessons in reading order, then their solutions."""
-    return [*sorted(NOTEBOOKS.glob("*.ipynb")), *sorted((NOTEBOOKS / SOLUTIONS).glob("*.ipynb"))]
+    """All committed notebooks: the lessons in reading order, deep dives, the reference, then the solutions."""
+    folders = [NOTEBOOKS, *(NOTEBOOKS / name for name in (DEEP_DIVES, REFERENCE, SOLUTIONS))]
+    return [path for folder in folders for path in sorted(folder.glob("*.ipynb"))]
 
 
 def is_solution(path: Path) -> bool:
