@@ -24,20 +24,25 @@ from nbformat.v4 import nbjson
 from nbformat.validator import iter_validate
 
 from tests.forbidden import machine_paths
-from tests.notebook_outputs import not_of_ray
+from tests.notebook_outputs import (
+    DEEP_DIVES,
+    FOLDERS,
+    REFERENCE,
+    SOLUTIONS,
+    is_solution,
+    not_of_ray,
+    notebook_name,
+)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NOTEBOOKS = REPOSITORY / "notebooks"
-SOLUTIONS = "solutions"
 RUFF_CONFIG = NOTEBOOKS / "ruff.toml"
 
-DEEP_DIVES, REFERENCE = "deep_dives", "reference"
 # These still have the pattern of before: long, exercises at the end, each with its own table of older code.
 OLD_LESSONS = (
     "00_start_here",
     "02_object_store",
     "03_ray_data",
-    "04_train_fashion_mnist",
     "05_tune_asha",
     "06_serve_fashion_mnist",
     "07_finetune_gptj",
@@ -94,13 +99,27 @@ def load(path: Path) -> Any:
 
 
 def notebook_paths() -> list[Path]:
-    """All committed notebooks: the lessons in reading order, deep dives, the reference, then the solutions."""
-    folders = [NOTEBOOKS, *(NOTEBOOKS / name for name in (DEEP_DIVES, REFERENCE, SOLUTIONS))]
+    """All committed notebooks: the lessons in reading order, the deep dives, the reference, then all solutions."""
+    folders = (NOTEBOOKS, *(NOTEBOOKS / name for name in FOLDERS))
     return [path for folder in folders for path in sorted(folder.glob("*.ipynb"))]
 
 
-def is_solution(path: Path) -> bool:
-    return path.parent.name == SOLUTIONS
+def is_deep_dive(path: Path) -> bool:
+    return path.parent.name == DEEP_DIVES
+
+
+def is_reference(path: Path) -> bool:
+    return path.parent.name == REFERENCE
+
+
+def is_lesson(path: Path) -> bool:
+    return path.parent.name not in FOLDERS
+
+
+def solutions_of(path: Path) -> Path:
+    """Where the solutions of a lesson or a deep dive lie: one folder has them all, under the same file names."""
+    course = path.parent if is_lesson(path) else path.parent.parent
+    return course / SOLUTIONS / path.name
 
 
 def kind_of(path: Path) -> str:
@@ -124,7 +143,7 @@ def _is_binary(kind: str) -> bool:
 
 
 def _name(path: Path) -> str:
-    return f"{SOLUTIONS}/{path.name}" if is_solution(path) else path.name
+    return f"{notebook_name(path)}.ipynb"
 
 
 def _at(path: Path, number: int) -> str:
@@ -521,7 +540,7 @@ def exercises_have_checks_and_solutions(path: Path, notebook: Any) -> list[str]:
         problems.append(f"{_name(path)} has {len(numbers)} exercises, expected {low} to {high} (tags exercise-N).")
     if sorted(numbers) != list(range(1, len(numbers) + 1)):
         problems.append(f"{_name(path)}: the exercises have the numbers {sorted(numbers)}, expected 1, 2, ... .")
-    companion = _solutions_of(path)
+    companion = solutions_of(path)
     if not companion.is_file():
         expected = f"{SOLUTIONS}/{path.name}"
         return [*problems, f"{_name(path)} has no solutions: expected {expected}."] if numbers else problems
@@ -530,12 +549,6 @@ def exercises_have_checks_and_solutions(path: Path, notebook: Any) -> list[str]:
         has, lacks = ("an exercise", "solution") if number in numbers else ("a solution", "exercise")
         problems.append(f"{_name(path)}: number {number} is {has} without a cell tagged {lacks}-{number}.")
     return problems
-
-
-def _solutions_of(path: Path) -> Path:
-    """The notebook of solutions that belongs to a lesson or a deep dive."""
-    folder = path.parent.parent if path.parent.name == DEEP_DIVES else path.parent
-    return folder / SOLUTIONS / path.name
 
 
 @rule
@@ -551,7 +564,7 @@ def exercises_come_early_and_in_ray(path: Path, notebook: Any) -> list[str]:
             f"{_name(path)}: the first exercise is code cell {places[0]} of {len(code)}: let readers do something "
             "within the first half."
         )
-    companion = _solutions_of(path)
+    companion = solutions_of(path)
     if companion.is_file():
         solved = load(companion)
         names = {"ray"}.union(*(_imported(tree, "ray") for _, tree in _trees(solved)))
