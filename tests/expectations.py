@@ -117,7 +117,7 @@ EXPECTATIONS: list[Expectation] = [
     Expectation("01_tasks_and_actors", "first-result", r"(?m)^(\d+) after", "the value of the ticket", equals="9"),
     # On an idle machine about 1.8. Workers run at niceness 15, so on a busy one they get less than the plain loop does.
     Expectation(
-        "01_tasks_and_actors", "speedup", r"([\d.]+) times as fast", "the speed-up by two workers", at_least=0.7
+        "01_tasks_and_actors", "speedup", r"([\d.]+) times as fast", "the speed-up by two workers", at_least=0.5
     ),
     Expectation("01_tasks_and_actors", "speedup", r"same results: (\w+)", "same results as in a loop", equals="True"),
     Expectation("01_tasks_and_actors", "dependencies", r"(\d+) of 480", "right labels", equals="395"),
@@ -176,7 +176,7 @@ EXPECTATIONS: list[Expectation] = [
         "small-tasks",
         r"8 tasks are ([\d.]+) times as fast",
         "batches against the loop",
-        at_least=0.7,
+        at_least=0.5,
     ),
     Expectation(ACTORS, "small-tasks", r"same results: (\w+)", "same results both ways", equals="True"),
     Expectation(ACTORS, "get-in-loop", r"([\d.]+) times as fast", "get after the loop", at_least=1.1),
