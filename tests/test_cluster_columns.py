@@ -95,7 +95,6 @@ COLUMNS = [
         },
         on_both_nodes="ServeReplica:gptj:tuned",
         until="bad-input",
-        always=True,
     ),
 ]
 # The names of Ray's own actors that stay on a cluster when a notebook has left it.
