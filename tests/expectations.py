@@ -117,7 +117,7 @@ EXPECTATIONS: list[Expectation] = [
     Expectation("01_tasks_and_actors", "first-result", r"(?m)^(\d+) after", "the value of the ticket", equals="9"),
     # On an idle machine about 1.8. Workers run at niceness 15, so on a busy one they get less than the plain loop does.
     Expectation(
-        "01_tasks_and_actors", "speedup", r"([\d.]+) times as fast", "the speed-up by two workers", at_least=0.5
+        "01_tasks_and_actors", "speedup", r"([\d.]+) times as fast", "the speed-up by two workers", at_least=1.1
     ),
     Expectation("01_tasks_and_actors", "speedup", r"same results: (\w+)", "same results as in a loop", equals="True"),
     Expectation("01_tasks_and_actors", "dependencies", r"(\d+) of 480", "right labels", equals="395"),
@@ -132,7 +132,6 @@ EXPECTATIONS: list[Expectation] = [
     # A worker that starts late makes it fewer, but never more.
     Expectation("01_tasks_and_actors", "resources", r"num_cpus=1: at most (\d)", "naps of one CPU at once", at_most=2),
     Expectation("01_tasks_and_actors", "resources", r"num_cpus=0.5: at most (\d)", "naps of half a CPU", at_most=4),
-    Expectation("01_tasks_and_actors", "log", r"(I look at image \d)", "the print", equals="I look at image 3"),
     Expectation(
         "01_tasks_and_actors", "nothing", r"(ready: \d, pending: \d)", "what is ready", equals="ready: 1, pending: 1"
     ),

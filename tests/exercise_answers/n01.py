@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -318,6 +319,76 @@ class WelfordMean:
         return self.current
 
 
+def split_in_time(refs, seconds):
+    return ray.wait(refs, num_returns=len(refs), timeout=seconds)
+
+
+def in_time_without_cancelling(refs, seconds):
+    ready, _ = split_in_time(refs, seconds)
+    return ray.get([ref for ref in refs if ref in ready])
+
+
+def in_time_as_references(refs, seconds):
+    ready, late = split_in_time(refs, seconds)
+    for ref in late:
+        ray.cancel(ref)
+    return ready
+
+
+def in_finishing_order_in_time(refs, seconds):
+    values, pending, end = [], refs, time.monotonic() + seconds
+    while pending and time.monotonic() < end:
+        ready, pending = ray.wait(pending, timeout=max(0, end - time.monotonic()))
+        values += ray.get(ready)
+    for ref in pending:
+        ray.cancel(ref)
+    return values
+
+
+def in_time_all_or_nothing(refs, seconds):
+    return ray.get(refs, timeout=seconds)
+
+
+def in_time_only_one(refs, seconds):
+    ready, late = ray.wait(refs, timeout=seconds)
+    for ref in late:
+        ray.cancel(ref)
+    return ray.get(ready)
+
+
+def in_time_cancels_all(refs, seconds):
+    time.sleep(seconds)
+    for ref in refs:
+        ray.cancel(ref)
+    return []
+
+
+def in_time_one_by_one(refs, seconds):
+    values, end = [], time.monotonic() + seconds
+    for ref in refs:
+        try:
+            values.append(ray.get(ref, timeout=max(0, end - time.monotonic())))
+        except ray.exceptions.GetTimeoutError:
+            ray.cancel(ref)
+    return values
+
+
+def in_time_by_asking_again(refs, seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and split_in_time(refs, 0)[1]:
+        time.sleep(0.1)
+    ready, late = split_in_time(refs, 0)
+    for ref in late:
+        ray.cancel(ref, force=True)
+    return [ray.get(ref) for ref in refs if ref in ready]
+
+
+def in_time_as_a_tuple(refs, seconds):
+    ready, late = split_in_time(refs, seconds)
+    [ray.cancel(ref) for ref in late]
+    return tuple(ray.get(sorted(ready, key=refs.index)))
+
+
 WRONG = {
     (1, tasks_and_actors.parallel_map): [
         (get_in_the_loop, "inside the loop"),
@@ -346,7 +417,16 @@ WRONG = {
         (lambda refs, n: ray.get(ray.wait(refs, num_returns=n)[0])[0], "Return a list"),
         (lambda refs, n: ray.get(ray.wait(refs, num_returns=n)[1]), "num_returns=n"),
     ],
-    (3, tasks_and_actors.running_mean): [
+    (3, tasks_and_actors.in_time): [
+        (in_time_without_cancelling, "ray.cancel"),
+        (in_time_as_references, "with ray.get"),
+        (in_finishing_order_in_time, "in the order of refs"),
+        (in_time_all_or_nothing, "GetTimeoutError"),
+        (in_time_only_one, "num_returns"),
+        (in_time_cancels_all, "num_returns"),
+        (lambda refs, seconds: None, "Return a list"),
+    ],
+    (4, tasks_and_actors.running_mean): [
         (PlainMean, "@ray.remote"),
         (mean_function, "an actor class"),
         (ZeroWhenEmpty, "return None"),
@@ -377,5 +457,6 @@ RIGHT = {
         answers_by_asking_again,
         answers_that_remove,
     ],
-    (3, tasks_and_actors.running_mean): [MeanIn32Bits, AsyncMean, WelfordMean],
+    (3, tasks_and_actors.in_time): [in_time_one_by_one, in_time_by_asking_again, in_time_as_a_tuple],
+    (4, tasks_and_actors.running_mean): [MeanIn32Bits, AsyncMean, WelfordMean],
 }
