@@ -46,13 +46,15 @@ def _axes(title: str, width: float = 7.0, height: float = 2.8) -> tuple[Figure, 
     return figure, axes
 
 
-def timeline(spans: Iterable[Mapping[str, Any]], title: str) -> None:
+def timeline(spans: Iterable[Mapping[str, Any]], title: str, until: float | None = None) -> None:
     """Show who worked when: one row for each worker, one bar for each piece of work.
 
     Args:
         spans: mappings with "worker" (any label), "start" and "end" (seconds on
-            one clock, such as time.time()) and, if wished, "label" (short text).
+            one clock, such as time.time()) and, optionally, "label" (short text).
         title: what the reader should see.
+        until: seconds at which the time axis ends, so that two timelines can share
+            one axis; a timeline that takes longer is shown whole. None: it ends with the last bar.
 
     Raises:
         ValueError: there are no spans.
@@ -76,6 +78,8 @@ def timeline(spans: Iterable[Mapping[str, Any]], title: str) -> None:
     axes.invert_yaxis()
     axes.set_xlabel("seconds")
     total = max(span["end"] for span in spans) - zero
+    if until is not None:
+        axes.set_xlim(0, 1.05 * max(until, total))  # the margin that matplotlib leaves by itself
     show(figure, f"Timeline. {title}. {len(spans)} pieces of work on {len(rows)} rows in {total:.1f} seconds.")
 
 

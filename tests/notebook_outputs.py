@@ -36,6 +36,7 @@ TIDY = (
     (r"(?m)^(\([^()\n]*?) pid=\d+(?:, ip=[\w.:]+)?\)", r"\1)"),
     (r"\b[0-9a-f]{20,}\b", "..."),
     (r"\b(pid=|PID: |Worker port: )\d+\b", r"\1..."),
+    (r"\((pid=\.\.\.), ip=[\w.:]+", r"(\1"),  # in the traceback of a task
     (r'File "[^"\n]*[/\\]ipykernel_\d+[/\\]\d+\.py"', 'File "cell"'),
     (r'File "[^"\n]*[/\\](?:site|dist)-packages[/\\]', 'File "'),
     (r"(?<![\w.~])/[\w./+-]*/session_\d[\w-]*", "/tmp/ray/session_latest"),

@@ -22,7 +22,7 @@ from ray import serve, tune
 from helpers.exercises import serve as serving
 from helpers.exercises import start_here, tasks_and_actors, verdict, watched
 from helpers.exercises.verdict import Verdict, exercise_check, right
-from tests.exercise_answers import n00, n01, n02, n03, n04, n04_one_core, n05, n06, n07, n08
+from tests.exercise_answers import actor_patterns, n00, n01, n02, n03, n04, n05, n06, n07, n08, one_core_well_used
 from tests.notebook_outputs import is_solution, notebook_name
 from tests.notebook_rules import NOTEBOOKS, notebook_paths
 
@@ -33,11 +33,12 @@ ANSWERS = {
     "02_object_store": n02,
     "03_ray_data": n03,
     "04_train_fashion_mnist": n04,
-    "deep_dives/one_core_well_used": n04_one_core,
+    "deep_dives/one_core_well_used": one_core_well_used,
     "05_tune_asha": n05,
     "06_serve_fashion_mnist": n06,
     "07_finetune_gptj": n07,
     "08_serve_gptj": n08,
+    "deep_dives/actor_patterns": actor_patterns,
 }
 EXERCISES = {
     (notebook, number): (check, module.WRONG[number, check], module.RIGHT[number, check])

@@ -138,6 +138,18 @@ def test_timeline_of_nothing() -> None:
         plots.timeline([], "Nothing")
 
 
+def test_timelines_share_a_time_axis(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(plots, "show", lambda figure, alt: drawn.append(figure.axes[0].get_xlim()))
+    for longest in (None, 5.0, 1.0):
+        plots.timeline(SPANS, "Two at once", until=longest)
+    plots.timeline([{"worker": "one", "start": 7.0, "end": 12.0}], "One", until=5.0)
+    plt.close("all")
+    by_itself, longer, shorter, one = drawn
+    assert longer == one and longer[1] > 5
+    assert by_itself[1] == pytest.approx(shorter[1]), "what takes longer is shown whole"
+
+
 @pytest.mark.parametrize(
     ("draw", "says"),
     [

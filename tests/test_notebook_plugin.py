@@ -318,6 +318,11 @@ DIED = (
         ("stdout", "(pid=8579) hello\n", "(worker) hello\n"),
         (
             "stdout",
+            'ray::f() (pid=8579, ip=10.1.2.3)\n  File "/x/ipykernel_7/12.py", line 4, in f\n',
+            'ray::f() (pid=...)\n  File "cell", line 4, in f\n',
+        ),
+        (
+            "stdout",
             "\x1b[33m(raylet)\x1b[0m Spilled 190 MiB, 10 objects.\n"
             "    [2026-11-26 03:02:14,841 I 244 244] (raylet) worker_pool.cc:564: Started worker process\n",
             "(raylet) Spilled 190 MiB, 10 objects.\n",

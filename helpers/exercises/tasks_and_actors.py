@@ -1,9 +1,10 @@
-"""Checks of the exercises of notebook 01. Ray must be running."""
+"""Checks of the exercises of notebook 01 and of its deep dive, actor_patterns. Ray must be running."""
 
 from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -121,9 +122,63 @@ def _judge_first(
     return None
 
 
+@ray.remote(num_cpus=0)
+def _after(seconds: float, value: int) -> int:
+    time.sleep(seconds)
+    return value
+
+
+@exercise_check
+def in_time(answer: Callable[[list[Any], float], list[Any]]) -> Verdict:
+    """Exercise 3: the values of tasks that finish in time, in the order of the references; the others are cancelled."""
+    if (missing := without_ray()) is not None:
+        return missing
+    with suppress(ValueError):  # a stub is found out without a task; other mistakes show below
+        answer([ray.put(9)], 1)
+    ray.get([_after.remote(0, 0) for _ in range(3)])  # the processes have started
+    # Seconds after which each task ends (None: it can never start), and its value.
+    for tasks in ([(1.0, 7), (None, 1), (0, 4), (0, 4)], [(0, 3), (0, 5)], [(None, 2)]):
+        never = [_after.options(resources={"a device that nobody has": 1}) for _ in tasks]
+        refs = [
+            _after.remote(seconds, value) if seconds is not None else start.remote(0, value)
+            for start, (seconds, value) in zip(never, tasks, strict=True)
+        ]
+        waiting = [ref for ref, (seconds, _) in zip(refs, tasks, strict=True) if seconds is None]
+        try:
+            wrong = _judge_in_time(answer(list(refs), 6), tasks, waiting)
+        finally:
+            for ref in refs:
+                ray.cancel(ref)
+        if wrong is not None:
+            return wrong
+    return right("the values that came in time, in order, and nobody waits for the others any more.")
+
+
+def _judge_in_time(got: Any, tasks: list[tuple[float | None, int]], waiting: list[Any]) -> Verdict | None:
+    values, expected = as_list(got), [value for seconds, value in tasks if seconds is not None]
+    if values is None:
+        return not_right(f"a {type(got).__name__}", "a list of values", "Return a list, also an empty one.")
+    if any(isinstance(value, ray.ObjectRef) for value in values):
+        return not_right("references", "values", "Trade the references that are ready for values with ray.get.")
+    if not same(values, expected):
+        hint = "ray.wait(refs, num_returns=len(refs), timeout=seconds) waits for all of them, but not for ever."
+        if sorted(map(str, values)) == sorted(map(str, expected)):
+            hint = "The values must be in the order of refs, whichever task finished first."
+        return not_right(values, f"{expected}, from the tasks that end", hint)
+    for ref in waiting:
+        try:
+            ray.get(ref, timeout=10)
+        except ray.exceptions.TaskCancelledError:
+            continue
+        except ray.exceptions.GetTimeoutError:
+            pass
+        return not_right("a task that still waits", "a cancelled one", "Call ray.cancel(ref) for what is not ready.")
+    return None
+
+
 @exercise_check
 def running_mean(answer: Any) -> Verdict:
-    """Exercise 3: an actor that keeps a sum and a count."""
+    """Exercise 4: an actor that keeps a sum and a count."""
     if not isinstance(answer, ActorClass):
         hint = "Put @ray.remote above the class, and give the class itself, without .remote()."
         return not_right(f"a {type(answer).__name__}", "an actor class", hint)
@@ -184,7 +239,7 @@ def _judge_mean(got: Any, numbers: list[float]) -> Verdict | None:
 
 @exercise_check
 def bounded_map(answer: Callable[[Any, Sequence[Any], int], list[Any]]) -> Verdict:
-    """Exercise 4: never more than `limit` tasks under way, never fewer without need, results in order."""
+    """Deep dive, exercise 1: never more than `limit` tasks under way, never fewer without need, results in order."""
     if (missing := without_ray()) is not None:
         return missing
     task = Watched()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -102,42 +102,6 @@ class NoneWhenZero:
 
     def mean(self):
         return self.total / self.count if self.total else None
-
-
-def without_limit(task, items, limit):
-    return ray.get([task.remote(item) for item in items])
-
-
-def one_at_a_time(task, items, limit):
-    return [ray.get(task.remote(item)) for item in items]
-
-
-def always_three(task, items, limit):
-    return right_bounded(task, items, 3)
-
-
-def limit_minus_one(task, items, limit):
-    return right_bounded(task, items, max(1, limit - 1))
-
-
-def right_bounded(task, items, limit):
-    refs, pending = [], []
-    for item in items:
-        if len(pending) >= limit:
-            _, pending = ray.wait(pending)
-        refs.append(task.remote(item))
-        pending.append(refs[-1])
-    return ray.get(refs)
-
-
-def bounded_but_unordered(task, items, limit):
-    pending, values = [], []
-    for item in items:
-        if len(pending) == limit:
-            ready, pending = ray.wait(pending)
-            values += ray.get(ready)
-        pending.append(task.remote(item))
-    return values + ray.get(pending)
 
 
 def map_by_item(task, items):
@@ -355,97 +319,74 @@ class WelfordMean:
         return self.current
 
 
-def bounded_in_groups(task, items, limit):
-    values = []
-    for i in range(0, len(items), limit):
-        values += ray.get([task.remote(item) for item in items[i : i + limit]])
+def split_in_time(refs, seconds):
+    return ray.wait(refs, num_returns=len(refs), timeout=seconds)
+
+
+def in_time_without_cancelling(refs, seconds):
+    ready, _ = split_in_time(refs, seconds)
+    return ray.get([ref for ref in refs if ref in ready])
+
+
+def in_time_as_references(refs, seconds):
+    ready, late = split_in_time(refs, seconds)
+    for ref in late:
+        ray.cancel(ref)
+    return ready
+
+
+def in_finishing_order_in_time(refs, seconds):
+    values, pending, end = [], refs, time.monotonic() + seconds
+    while pending and time.monotonic() < end:
+        ready, pending = ray.wait(pending, timeout=max(0, end - time.monotonic()))
+        values += ray.get(ready)
+    for ref in pending:
+        ray.cancel(ref)
     return values
 
 
-def bounded_by_the_oldest(task, items, limit):
-    refs = []
-    for place, item in enumerate(items):
-        if place >= limit:
-            ray.get(refs[place - limit])
-        refs.append(task.remote(item))
-    return ray.get(refs)
+def in_time_all_or_nothing(refs, seconds):
+    return ray.get(refs, timeout=seconds)
 
 
-def bounded_by_the_newest(task, items, limit):
-    refs, pending = [], []
-    for item in items:
-        if len(pending) == limit:
-            ray.get(pending.pop())
-        refs.append(task.remote(item))
-        pending.append(refs[-1])
-    return ray.get(refs)
+def in_time_only_one(refs, seconds):
+    ready, late = ray.wait(refs, timeout=seconds)
+    for ref in late:
+        ray.cancel(ref)
+    return ray.get(ready)
 
 
-def bounded_by_all_pending(task, items, limit):
-    refs, pending = [], []
-    for item in items:
-        if len(pending) == limit:
-            ray.wait(pending, num_returns=len(pending))
-            pending = []
-        refs.append(task.remote(item))
-        pending.append(refs[-1])
-    return ray.get(refs)
+def in_time_cancels_all(refs, seconds):
+    time.sleep(seconds)
+    for ref in refs:
+        ray.cancel(ref)
+    return []
 
 
-def one_too_many(task, items, limit):
-    return right_bounded(task, items, limit + 1)
-
-
-def bounded_by_item(task, items, limit):
-    refs, pending = {}, []
-    for item in items:
-        if len(pending) == limit:
-            _, pending = ray.wait(pending)
-        refs[item] = task.remote(item)
-        pending.append(refs[item])
-    return ray.get(list(refs.values()))
-
-
-def bounded_references(task, items, limit):
-    refs, pending = [], []
-    for item in items:
-        if len(pending) == limit:
-            _, pending = ray.wait(pending)
-        refs.append(task.remote(item))
-        pending.append(refs[-1])
-    return refs
-
-
-def bounded_by_threads(task, items, limit):
-    with ThreadPoolExecutor(limit) as pool:
-        return list(pool.map(lambda item: ray.get(task.remote(item)), items))
-
-
-def bounded_that_pops(task, items, limit):
-    values, places = {}, {}
-    count = len(items)
-    while items or places:
-        while items and len(places) < limit:
-            place = count - len(items)
-            places[task.remote(items.pop(0))] = place
-        (ready,), _ = ray.wait(list(places))
-        values[places.pop(ready)] = ray.get(ready)
-    return [values[place] for place in range(count)]
-
-
-def bounded_by_a_semaphore(task, items, limit):
-    free, values = threading.Semaphore(limit), [None] * len(items)
-
-    def one(place, item):
-        with free:
-            values[place] = ray.get(task.remote(item))
-
-    threads = [threading.Thread(target=one, args=pair) for pair in enumerate(items)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+def in_time_one_by_one(refs, seconds):
+    values, end = [], time.monotonic() + seconds
+    for ref in refs:
+        try:
+            values.append(ray.get(ref, timeout=max(0, end - time.monotonic())))
+        except ray.exceptions.GetTimeoutError:
+            ray.cancel(ref)
     return values
+
+
+def in_time_by_asking_again(refs, seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and split_in_time(refs, 0)[1]:
+        time.sleep(0.1)
+    ready, late = split_in_time(refs, 0)
+    for ref in late:
+        ray.cancel(ref, force=True)
+    return [ray.get(ref) for ref in refs if ref in ready]
+
+
+def in_time_as_a_tuple(refs, seconds):
+    ready, late = split_in_time(refs, seconds)
+    [ray.cancel(ref) for ref in late]
+    return tuple(ray.get(sorted(ready, key=refs.index)))
 
 
 WRONG = {
@@ -476,7 +417,16 @@ WRONG = {
         (lambda refs, n: ray.get(ray.wait(refs, num_returns=n)[0])[0], "Return a list"),
         (lambda refs, n: ray.get(ray.wait(refs, num_returns=n)[1]), "num_returns=n"),
     ],
-    (3, tasks_and_actors.running_mean): [
+    (3, tasks_and_actors.in_time): [
+        (in_time_without_cancelling, "ray.cancel"),
+        (in_time_as_references, "with ray.get"),
+        (in_finishing_order_in_time, "in the order of refs"),
+        (in_time_all_or_nothing, "GetTimeoutError"),
+        (in_time_only_one, "num_returns"),
+        (in_time_cancels_all, "num_returns"),
+        (lambda refs, seconds: None, "Return a list"),
+    ],
+    (4, tasks_and_actors.running_mean): [
         (PlainMean, "@ray.remote"),
         (mean_function, "an actor class"),
         (ZeroWhenEmpty, "return None"),
@@ -490,21 +440,6 @@ WRONG = {
         (SumOnly, "This is the sum"),
         (WithoutMean, "Write the method mean"),
         (MeanInWords, "returns a number"),
-    ],
-    (4, tasks_and_actors.bounded_map): [
-        (without_limit, "wait for one"),
-        (one_at_a_time, "wait only when"),
-        (bounded_but_unordered, "in the order"),
-        (always_three, "wait for one"),
-        (limit_minus_one, "wait only when"),
-        (bounded_in_groups, "not for the oldest"),
-        (bounded_by_the_oldest, "not for the oldest"),
-        (bounded_by_the_newest, "not for the oldest"),
-        (bounded_by_all_pending, "not for the oldest"),
-        (one_too_many, "wait for one"),
-        (bounded_by_item, "two items are equal"),
-        (bounded_references, "ray.get"),
-        (lambda task, items, limit: [item * item for item in items], "one task for each"),
     ],
 }
 RIGHT = {
@@ -522,11 +457,6 @@ RIGHT = {
         answers_by_asking_again,
         answers_that_remove,
     ],
-    (3, tasks_and_actors.running_mean): [MeanIn32Bits, AsyncMean, WelfordMean],
-    (4, tasks_and_actors.bounded_map): [
-        bounded_by_threads,
-        bounded_that_pops,
-        bounded_by_a_semaphore,
-        right_bounded,
-    ],
+    (3, tasks_and_actors.in_time): [in_time_one_by_one, in_time_by_asking_again, in_time_as_a_tuple],
+    (4, tasks_and_actors.running_mean): [MeanIn32Bits, AsyncMean, WelfordMean],
 }
