@@ -24,7 +24,7 @@ CGROUP = Path("/sys/fs/cgroup")
 RAY_DISK_LIMIT = "0.95"
 # What stands in the command line of Ray's processes, and what they are; the first that fits counts.
 RAY_PARTS = {
-    "gcs_server": "GCS: knows nodes, actors and names",
+    "gcs_server": "GCS: knows the cluster",
     "DashboardAgent": "dashboard agent: reports on this node",
     "RuntimeEnvAgent": "runtime environment agent: prepares workers",
     "dashboard.py": "dashboard: the web page",

@@ -93,7 +93,18 @@ def _short(text: str) -> str:
 
 
 EXPECTATIONS: list[Expectation] = [
+    Expectation("00_start_here", "first-result", r"(?m)^(49)$", "the square of 7", equals="49"),
+    Expectation("00_start_here", "own-copy", r"in the task: (\d)\s", "what the task appended", equals="1"),
+    Expectation("00_start_here", "own-copy", r"in the notebook: (\d)\s", "what came back of it", equals="0"),
+    # Three tasks of a second, one after the other.
+    Expectation("00_start_here", "waiting-loop", r"([\d.]+) seconds", "a loop that waits", at_least=2.9),
     Expectation("00_start_here", "speedup", r"same results: (\w+)", "same results as plain Python", equals="True"),
+    # Some thousands on an idle machine.
+    Expectation("00_start_here", "tiny-tasks", r"loop is ([\d,]+) times", "a loop against tiny tasks", at_least=50),
+    Expectation("00_start_here", "tiny-tasks", r"same results: (\w+)", "the same results both ways", equals="True"),
+    Expectation("00_start_here", "task-error", r"caught: (\w+)", "the error", equals="RayTaskError"),
+    Expectation("00_start_here", "task-error", r"(division by zero)", "its message", equals="division by zero"),
+    Expectation("00_start_here", "parts", r"(\d+) processes", "Ray's processes", at_least=5),
     # Two busy cores of a shared machine slow each other down, so 2.0 is not to be had everywhere.
     Expectation(
         "01_tasks_and_actors", "speedup", r"([\d.]+) times as fast", "the speed-up by two workers", at_least=1.1

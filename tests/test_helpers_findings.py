@@ -24,7 +24,7 @@ TOLD = {finding: number for finding, number in FOUND.items() if number is not No
 
 
 def place(finding: Finding) -> str:
-    return f"{finding.notebook}-{finding.tags[0]}"
+    return f"{finding.notebook[:2]}-{finding.tags[0]}"
 
 
 def shown_in_box(finding: Finding) -> str | None:
