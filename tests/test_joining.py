@@ -288,15 +288,16 @@ FIRST = "00_start_here.ipynb"
 
 
 def test_plain_start_and_the_exercises_of_00_on_workers_without_helpers(tmp_path: Path) -> None:
-    (tmp_path / "helpers").mkdir()
-    (tmp_path / "helpers" / "__init__.py").write_text("raise ImportError('this machine has no helpers')")
+    elsewhere = tmp_path / "elsewhere" / "helpers"
+    elsewhere.mkdir(parents=True)
+    (elsewhere / "__init__.py").write_text("raise ImportError('this machine has no helpers')")
     first = cell_of(FIRST, "first-result")
     cells = f"{first}\nprint('FOUND', ray.get_runtime_context().gcs_address)\n{first}\n"  # a second time, too
     cells += "from helpers.exercises import start_here as check\n"
     for number in (1, 2):
         cells += cell_of(f"solutions/{FIRST}", f"solution-{number}")
         cells += f"\nprint('SAYS', {cell_of(FIRST, f'check-{number}')})\n"
-    with cluster(PYTHONPATH=str(tmp_path)) as running:
+    with cluster(PYTHONPATH=str(elsewhere.parent)) as running:
         shown = notebook(tmp_path, cells, RAY_ADDRESS=running.address)
     assert re.search(rf"FOUND \S+:{running.port}\n", shown), shown
     assert shown.count("SAYS right: ") == 2, shown
