@@ -94,8 +94,8 @@ def _short(text: str) -> str:
 
 EXPECTATIONS: list[Expectation] = [
     Expectation("00_start_here", "first-result", r"(?m)^(49)$", "the square of 7", equals="49"),
-    Expectation("00_start_here", "own-copy", r"in the task: (\d)\s", "what the task appended", equals="1"),
-    Expectation("00_start_here", "own-copy", r"in the notebook: (\d)\s", "what came back of it", equals="0"),
+    Expectation("00_start_here", "own-copy", r"in the task: (\d+)", "what the task appended", equals="1"),
+    Expectation("00_start_here", "own-copy", r"in the notebook: (\d+)", "what came back of it", equals="0"),
     # Three tasks of a second, one after the other.
     Expectation("00_start_here", "waiting-loop", r"([\d.]+) seconds", "a loop that waits", at_least=2.9),
     Expectation("00_start_here", "speedup", r"same results: (\w+)", "same results as plain Python", equals="True"),
