@@ -91,7 +91,7 @@ FINDINGS = (
         "04_train_fashion_mnist",
         ("same-weights",),
         r"weights: (\d\S*)",
-        "a training worker killed halfway: no weight of the finished model differs by more than {}",
+        "a training worker killed halfway: the finished weights differ from an uninterrupted run's by {}",
         at_most=1e-6,
     ),
     Finding(
@@ -99,7 +99,7 @@ FINDINGS = (
         "05_tune_asha",
         ("no-stopping", "key-figure"),
         r"with (\d+)% of the epochs",
-        "100 trials, the weak ones stopped early: the best one found with {}% of the training",
+        "100 training runs, the weak ones stopped early: the best one found with {}% of the training",
         at_most=50,
     ),
     Finding(
@@ -123,7 +123,7 @@ FINDINGS = (
         "05_tune_asha",
         ("overhead",),
         r"training: (\d+)%",
-        "trials that take seconds: {}% of the time was training, the rest went into starting and waiting",
+        "training runs of a few seconds each: {}% of the time was training, the rest went into starting and waiting",
         at_most=90,
     ),
     Finding(

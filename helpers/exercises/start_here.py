@@ -16,17 +16,26 @@ from helpers.exercises.watched import Rule, Stage, Watched, all_together
 PAUSE = 0.15  # seconds between the ends of two tasks, so that the order in which they end can be seen
 
 PARTS = {
-    "It runs the code of a task.": ("worker", "The raylet starts it, and it imports your function and runs it."),
-    "It decides which process of its node runs a task.": (
+    "A task divides by zero. Where is the error raised first?": (
+        "worker",
+        "The raylet starts it, and it unpacks your function and runs it.",
+    ),
+    "Two workers of a node are free. What picks one for the next task?": (
         "raylet",
         "There is one on each node, with the scheduler in it.",
     ),
-    "It knows which nodes the cluster has.": ("GCS", "All nodes must be able to ask it, so it is on the head."),
-    "It holds the object store of its node.": (
+    "A new machine joins. Where can all others learn of it?": (
+        "GCS",
+        "All nodes must be able to ask it, so it is on the head.",
+    ),
+    "Two tasks of a node read the same large array. What keeps it for them?": (
         "raylet",
         "The store has no process of its own: it lives in the part that also schedules.",
     ),
-    "It calls ray.get in this notebook.": ("driver", "It is the program that asks for the work: this notebook."),
+    "A loop calls ray.get too early. What has to wait?": (
+        "driver",
+        "It is the program that asks for the work: this notebook.",
+    ),
 }
 
 
@@ -200,7 +209,7 @@ def parts(answer: Mapping[str, str]) -> Verdict:
         raise NotImplementedError
     for sentence, (expected, hint) in PARTS.items():
         if sentence not in answer:
-            return not_right("no answer", f"one for '{sentence}'", "Leave the sentences as they are.")
+            return not_right("no answer", f"one for '{sentence}'", "Leave the questions as they are.")
         got = str(answer[sentence]).strip().lower()
         if got not in {"driver", "worker", "raylet", "gcs"}:
             # The expected word would give the answer away.

@@ -210,15 +210,15 @@ WRONG = {
         (lambda task, numbers, size: None, "task.remote(batch)"),
     ],
     (3, start_here.parts): [
-        (parts_with("It decides", "GCS"), "one on each node"),
-        (parts_with("It knows", "raylet"), "All nodes must be able to ask"),
-        (parts_with("It runs", "driver"), "runs it"),
-        (parts_with("It holds", "worker"), "no process of its own"),
-        (parts_with("It calls", "worker"), "asks for the work"),
-        (parts_with("It calls", "head node"), "one of the four words"),
-        (parts_with("It calls", None), "one of the four words"),
+        (parts_with("Two workers", "GCS"), "one on each node"),
+        (parts_with("A new machine", "raylet"), "All nodes must be able to ask"),
+        (parts_with("A task", "driver"), "runs it"),
+        (parts_with("Two tasks", "worker"), "no process of its own"),
+        (parts_with("A loop", "worker"), "asks for the work"),
+        (parts_with("A loop", "head node"), "one of the four words"),
+        (parts_with("A loop", None), "one of the four words"),
         (list(RIGHT_PARTS.values()), "a word for each"),
-        (dict(list(RIGHT_PARTS.items())[1:]), "Leave the sentences"),
+        (dict(list(RIGHT_PARTS.items())[1:]), "Leave the questions"),
     ],
 }
 RIGHT = {
