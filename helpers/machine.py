@@ -1,4 +1,4 @@
-"""Is this machine ready for the course? And a block to paste when asking for help."""
+"""Is this machine ready for the course, and which processes does Ray run on it?"""
 
 from __future__ import annotations
 
@@ -12,12 +12,29 @@ from dataclasses import dataclass
 from html import escape
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CGROUP = Path("/sys/fs/cgroup")
 # The share of a disk, in use, from which on Ray 2.60 writes no objects to it.
 RAY_DISK_LIMIT = "0.95"
+# What stands in the command line of Ray's processes, and what they are; the first that fits counts.
+RAY_PARTS = {
+    "gcs_server": "GCS: knows the cluster",
+    "DashboardAgent": "dashboard agent: reports on this node",
+    "RuntimeEnvAgent": "runtime environment agent: prepares workers",
+    "dashboard.py": "dashboard: the web page",
+    "ray-dashboard": "dashboard: the web page",
+    "log_monitor": "log monitor: brings prints to the driver",
+    "monitor.py": "autoscaler: asks for nodes",
+    "ray::": "worker: runs tasks and actors",
+    "default_worker.py": "worker: runs tasks and actors",
+    "raylet": "raylet: schedules, holds the object store",
+}
 PACKAGES = ("ray", "torch", "torchvision", "transformers", "datasets", "deepspeed", "jupyterlab")
 
 
@@ -73,6 +90,42 @@ def versions() -> str:
         except PackageNotFoundError:
             found.append(f"{name} not installed")
     return ", ".join(found)
+
+
+def ray_processes() -> pd.DataFrame:
+    """The processes of the Ray that this process has started, by what they are for.
+
+    Memory that several processes share is counted once where the system tells it (Linux); elsewhere each of them
+    counts it again.
+
+    Returns:
+        One row for each part of Ray: "processes" (their number) and "MB" (10**6 bytes, together), the largest first.
+        It has no rows if Ray runs on other machines, or does not run.
+
+    Source: names of the processes as Ray 2.60 starts them; memory is psutil's proportional set size.
+    """
+    import pandas as pd  # takes a second, which `from helpers.machine import versions` should not cost
+
+    kinds: dict[int, str] = {}
+    rows = []
+    for process in psutil.Process().children(recursive=True):  # parents come before their children
+        try:
+            # What a part of Ray starts without a name of its own belongs to that part.
+            kind = _ray_part([process.name(), *process.cmdline()]) or kinds.get(process.ppid(), "")
+            memory = process.memory_full_info()
+        except (psutil.NoSuchProcess, psutil.AccessDenied):  # it has ended meanwhile, or is not ours
+            continue
+        if kind:
+            kinds[process.pid] = kind
+            rows.append({"part": kind, "processes": 1, "MB": getattr(memory, "pss", memory.rss) / 1e6})
+    table = pd.DataFrame(rows, columns=["part", "processes", "MB"]).groupby("part").sum()
+    return table.sort_values("MB", ascending=False).round().astype(int)
+
+
+def _ray_part(command: list[str]) -> str:
+    """What a process of Ray is for, from its name and command line; empty for any other process."""
+    line = " ".join(word for word in command if not word.startswith("--"))
+    return next((meaning for name, meaning in RAY_PARTS.items() if name in line), "")
 
 
 def _python() -> Finding:
@@ -214,10 +267,9 @@ def _ports() -> list[Finding]:
                 probe.bind(("127.0.0.1", port))
                 findings.append(Finding(f"port {port}", f"free for {use}"))
             except OSError:
-                advice = (
-                    "Ray takes another one by itself: use the address that it shows"
-                    if port == 8265
-                    else "stop the program that uses it before notebook 06"
-                )
+                if port == 8265:  # often by the Ray of this very notebook
+                    findings.append(Finding(f"port {port}", "in use; a new Ray takes another for its dashboard"))
+                    continue
+                advice = "stop the program that uses it before notebook 06"
                 findings.append(Finding(f"port {port}", f"taken, wanted by {use}", advice))
     return findings

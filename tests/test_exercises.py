@@ -45,7 +45,7 @@ EXERCISES = {
     for notebook, module in ANSWERS.items()
     for number, check in module.WRONG
 }
-NEEDS_RAY = {"slow_squares", "save", "multiplexed"}
+NEEDS_RAY = {"slow_squares", "in_batches", "save", "multiplexed"}
 
 
 def named(answer: Any, place: int) -> str:

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import nbformat
 import psutil
 import pytest
 from nbclient import NotebookClient
@@ -60,7 +61,7 @@ def end_with_children(head: subprocess.Popen) -> None:
 
 
 @contextmanager
-def cluster(token: str = "") -> Iterator[Running]:
+def cluster(token: str = "", **variables: str) -> Iterator[Running]:
     """`ray start --head`, on ports and in a folder of its own; ended by its process, not by `ray stop`."""
     folder = Path(tempfile.mkdtemp(prefix="rc", dir="/tmp" if os.name == "posix" else None))  # sockets need short paths
     ports = {name: free_port(0) for name in ("port", "ray-client-server-port", "dashboard-port")}
@@ -76,7 +77,7 @@ def cluster(token: str = "") -> Iterator[Running]:
     )
     command += [f"--{name}={free_port(0)}" for name in agents] + [f"--temp-dir={folder}"]
     with (folder / "log").open("w") as log:
-        head = subprocess.Popen(command, env=environment(folder, **auth), stdout=log, stderr=log)
+        head = subprocess.Popen(command, env=environment(folder, **auth, **variables), stdout=log, stderr=log)
     try:
         end = time.monotonic() + 90
         while "Ray runtime started" not in (text := (folder / "log").read_text()):
@@ -273,3 +274,31 @@ for attempt in (1, 2):
 def test_stop_pressed_while_ray_starts(tmp_path: Path, seconds: float) -> None:
     shown = notebook(tmp_path, STOP.format(seconds=seconds))
     assert "FOUND " in shown.partition("STOPPED")[2], shown
+
+
+# The first notebook, which starts Ray in the plain way ----------------------------
+
+
+def cell_of(path: str, tag: str) -> str:
+    cells = nbformat.read(REPOSITORY / "notebooks" / path, 4).cells
+    return next(cell.source for cell in cells if tag in cell.metadata.get("tags", []))
+
+
+FIRST = "00_start_here.ipynb"
+
+
+def test_plain_start_and_the_exercises_of_00_on_workers_without_helpers(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere" / "helpers"
+    elsewhere.mkdir(parents=True)
+    (elsewhere / "__init__.py").write_text("raise ImportError('this machine has no helpers')")
+    first = cell_of(FIRST, "first-result")
+    cells = f"{first}\nprint('FOUND', ray.get_runtime_context().gcs_address)\n{first}\n"  # a second time, too
+    cells += "from helpers.exercises import start_here as check\n"
+    for number in (1, 2):
+        cells += cell_of(f"solutions/{FIRST}", f"solution-{number}")
+        cells += f"\nprint('SAYS', {cell_of(FIRST, f'check-{number}')})\n"
+    with cluster(PYTHONPATH=str(elsewhere.parent)) as running:
+        shown = notebook(tmp_path, cells, RAY_ADDRESS=running.address)
+    assert re.search(rf"FOUND \S+:{running.port}\n", shown), shown
+    assert shown.count("SAYS right: ") == 2, shown
+    assert "squaring 7" in shown

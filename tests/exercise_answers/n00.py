@@ -6,6 +6,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import ray
 from ray.util import ActorPool
 
@@ -86,6 +87,100 @@ def squares_sorted_back(numbers):
     return values
 
 
+def batches_of(numbers, size):
+    return [numbers[i : i + size] for i in range(0, len(numbers), size)]
+
+
+def joined(results):
+    return [value for batch in results for value in batch]
+
+
+def a_task_for_each_number(task, numbers, size):
+    return joined(ray.get([task.remote([number]) for number in numbers]))
+
+
+def numbers_without_a_list(task, numbers, size):
+    return ray.get([task.remote(number) for number in numbers])
+
+
+def size_as_number_of_batches(task, numbers, size):
+    length = -(-len(numbers) // size)
+    return joined(ray.get([task.remote(batch) for batch in batches_of(numbers, length or 1)]))
+
+
+def only_full_batches(task, numbers, size):
+    starts = range(0, len(numbers) - size + 1, size)
+    return joined(ray.get([task.remote(numbers[i : i + size]) for i in starts]))
+
+
+def overlapping_batches(task, numbers, size):
+    return joined(ray.get([task.remote(numbers[i : i + size]) for i in range(len(numbers))]))
+
+
+def batch_after_batch(task, numbers, size):
+    return joined(ray.get(task.remote(batch)) for batch in batches_of(numbers, size))
+
+
+def lists_not_joined(task, numbers, size):
+    return ray.get([task.remote(batch) for batch in batches_of(numbers, size)])
+
+
+def references_of_batches(task, numbers, size):
+    return [task.remote(batch) for batch in batches_of(numbers, size)]
+
+
+def batches_in_finishing_order(task, numbers, size):
+    pending, values = [task.remote(batch) for batch in batches_of(numbers, size)], []
+    while pending:
+        ready, pending = ray.wait(pending)
+        values += joined(ray.get(ready))
+    return values
+
+
+def batches_called_directly(task, numbers, size):
+    return joined(task(batch) for batch in batches_of(numbers, size))
+
+
+def batches_without_tasks(task, numbers, size):
+    return [number * number for number in numbers]
+
+
+def batches_with_an_empty_one(task, numbers, size):
+    starts = range(0, len(numbers) + 1, size)
+    return joined(ray.get([task.remote(numbers[i : i + size]) for i in starts]))
+
+
+def batches_by_a_loop(task, numbers, size):
+    refs, rest = [], list(numbers)
+    while rest:
+        refs.append(task.remote(tuple(rest[:size])))
+        rest = rest[size:]
+    values = []
+    for ref in refs:
+        values.extend(ray.get(ref))
+    return values
+
+
+def batches_of_numpy(task, numbers, size):
+    parts = np.array_split(np.array(numbers), -(-len(numbers) // size) or 1)
+    results = ray.get([task.remote(part) for part in parts if len(part)])
+    return np.concatenate(results) if results else []
+
+
+def batches_in_the_store(task, numbers, size):
+    refs = [task.remote(ray.put(batch)) for batch in batches_of(numbers, size)]
+    return sum(ray.get(refs), [])
+
+
+def batches_with_every_nth_number(task, numbers, size):
+    count = -(-len(numbers) // size)
+    values = [None] * len(numbers)
+    refs = [task.remote(numbers[first::count]) for first in range(count)]
+    for first, ref in enumerate(refs):
+        values[first::count] = ray.get(ref)
+    return values
+
+
 WRONG = {
     (1, start_here.slow_squares): [
         (squares_one_by_one, "inside the loop"),
@@ -99,16 +194,31 @@ WRONG = {
         (lambda numbers: None, "Return a list"),
         (lambda numbers: sys.exit("wrong"), "raised SystemExit: wrong"),
     ],
-    (2, start_here.parts): [
-        (parts_with("It decides", "GCS"), "one on each node"),
-        (parts_with("It knows", "raylet"), "All nodes must be able to ask"),
-        (parts_with("It runs", "driver"), "runs it"),
-        (parts_with("It holds", "worker"), "no process of its own"),
-        (parts_with("It calls", "worker"), "asks for the work"),
-        (parts_with("It calls", "head node"), "one of the four words"),
-        (parts_with("It calls", None), "one of the four words"),
+    (2, start_here.in_batches): [
+        (a_task_for_each_number, "for each group of `size` numbers"),
+        (numbers_without_a_list, "numbers[i : i + size]"),
+        (size_as_number_of_batches, "at most `size` numbers"),
+        (only_full_batches, "the last batch may be shorter"),
+        (overlapping_batches, "Each number belongs into one batch"),
+        (batch_after_batch, "all batches first"),
+        (lists_not_joined, "join these lists"),
+        (references_of_batches, "ray.get"),
+        (batches_in_finishing_order, "in the order of the numbers"),
+        (batches_called_directly, "task.remote(...)"),
+        (batches_without_tasks, "task.remote(batch)"),
+        (batches_with_an_empty_one, "none for an empty group"),
+        (lambda task, numbers, size: None, "task.remote(batch)"),
+    ],
+    (3, start_here.parts): [
+        (parts_with("Two workers", "GCS"), "one on each node"),
+        (parts_with("A new machine", "raylet"), "All nodes must be able to ask"),
+        (parts_with("A task", "driver"), "runs it"),
+        (parts_with("Two tasks", "worker"), "no process of its own"),
+        (parts_with("A loop", "worker"), "asks for the work"),
+        (parts_with("A loop", "head node"), "one of the four words"),
+        (parts_with("A loop", None), "one of the four words"),
         (list(RIGHT_PARTS.values()), "a word for each"),
-        (dict(list(RIGHT_PARTS.items())[1:]), "Leave the sentences"),
+        (dict(list(RIGHT_PARTS.items())[1:]), "Leave the questions"),
     ],
 }
 RIGHT = {
@@ -119,7 +229,14 @@ RIGHT = {
         squares_sorted_back,
         lambda numbers: [ray.get(ref) for ref in [slow_square.options(num_cpus=0.5).remote(x) for x in numbers]],
     ],
-    (2, start_here.parts): [
+    (2, start_here.in_batches): [
+        batches_by_a_loop,
+        batches_of_numpy,
+        batches_in_the_store,
+        batches_with_every_nth_number,
+        lambda task, numbers, size: tuple(joined(ray.get([task.remote(b) for b in batches_of(numbers, size)]))),
+    ],
+    (3, start_here.parts): [
         {sentence: f" {part.upper()} " for sentence, part in RIGHT_PARTS.items()},
         dict(reversed(RIGHT_PARTS.items())),
         {**RIGHT_PARTS, "It answers in JSON.": "nobody"},
