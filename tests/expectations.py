@@ -1,13 +1,15 @@
 """What each notebook must show when it has run: time, memory and results.
 
-One line for each promise. A notebook is named by its file name without ending;
-the notebook with its solutions is named "solutions/<same name>".
+One line for each promise. A lesson is named by its file name without ending, a notebook in a folder with its
+folder: "deep_dives/<name>", "reference/<name>". A notebook with solutions is named "solutions/<name>".
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 # Seconds that all cells of a notebook may take together on an idle 2-core machine.
 SECONDS: dict[str, float] = {
@@ -26,6 +28,20 @@ SECONDS_OF_OTHERS = 240
 # GB (10**9 bytes) that the kernel and everything it started may use together.
 MEMORY_GB = 6.0
 MEMORY_GB_OF = {"07_finetune_gptj": 8.0}  # two workers, each with PyTorch, Transformers and DeepSpeed
+
+
+def limit_of(name: str, limits: Mapping[str, float], otherwise: float) -> float:
+    """The limit of a notebook: its own, or else that of the notebook with the same file name in another folder.
+
+    Solutions so get the limit of what they solve. File names are unique but for them.
+
+    Args:
+        name: the notebook's name, for example "solutions/04_train_fashion_mnist".
+        limits: SECONDS or MEMORY_GB_OF.
+        otherwise: the limit of notebooks that have none there.
+    """
+    of_file = {PurePosixPath(key).name: limit for key, limit in limits.items()}
+    return limits.get(name, of_file.get(PurePosixPath(name).name, otherwise))
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,18 @@ from nbformat.v4 import nbjson
 from nbformat.validator import iter_validate
 
 from tests.forbidden import machine_paths
-from tests.notebook_outputs import not_of_ray
+from tests.notebook_outputs import (
+    DEEP_DIVES,
+    FOLDERS,
+    REFERENCE,
+    SOLUTIONS,
+    is_solution,
+    not_of_ray,
+    notebook_name,
+)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NOTEBOOKS = REPOSITORY / "notebooks"
-SOLUTIONS = "solutions"
 RUFF_CONFIG = NOTEBOOKS / "ruff.toml"
 
 HEADINGS = ("Older code you will meet", "Exercises", "On a cluster", "Recap")
@@ -69,12 +76,27 @@ def load(path: Path) -> Any:
 
 
 def notebook_paths() -> list[Path]:
-    """All committed notebooks: the lessons in reading order, then their solutions."""
-    return [*sorted(NOTEBOOKS.glob("*.ipynb")), *sorted((NOTEBOOKS / SOLUTIONS).glob("*.ipynb"))]
+    """All committed notebooks: the lessons in reading order, the deep dives, the reference, then all solutions."""
+    folders = (NOTEBOOKS, *(NOTEBOOKS / name for name in FOLDERS))
+    return [path for folder in folders for path in sorted(folder.glob("*.ipynb"))]
 
 
-def is_solution(path: Path) -> bool:
-    return path.parent.name == SOLUTIONS
+def is_deep_dive(path: Path) -> bool:
+    return path.parent.name == DEEP_DIVES
+
+
+def is_reference(path: Path) -> bool:
+    return path.parent.name == REFERENCE
+
+
+def is_lesson(path: Path) -> bool:
+    return path.parent.name not in FOLDERS
+
+
+def solutions_of(path: Path) -> Path:
+    """Where the solutions of a lesson or a deep dive lie: one folder has them all, under the same file names."""
+    course = path.parent if is_lesson(path) else path.parent.parent
+    return course / SOLUTIONS / path.name
 
 
 def output_text(output: Any) -> str:
@@ -92,7 +114,7 @@ def _is_binary(kind: str) -> bool:
 
 
 def _name(path: Path) -> str:
-    return f"{SOLUTIONS}/{path.name}" if is_solution(path) else path.name
+    return f"{notebook_name(path)}.ipynb"
 
 
 def _at(path: Path, number: int) -> str:

@@ -10,6 +10,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from tests import notebook_rules
 from tests.forbidden import machine_paths
 from tests.notebook_rules import RULES, SOLUTIONS, TIME_FACTOR, load
 
@@ -404,6 +405,34 @@ def test_lesson_without_solutions_goes_red(folder: Path) -> None:
     path = folder / "03_lesson.ipynb"
     problems = RULES["exercises_have_checks_and_solutions"](path, load(path))
     assert problems == ["03_lesson.ipynb has no solutions: expected solutions/03_lesson.ipynb."]
+
+
+def test_notebooks_are_found_in_all_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["01_a.ipynb", "02_b.ipynb", "deep_dives/a.ipynb", "reference/c.ipynb", "solutions/01_a.ipynb"]
+    for name in [*reversed(names), "deep_dives/.ipynb_checkpoints/a.ipynb", "deep_dives/picture.png"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.setattr(notebook_rules, "NOTEBOOKS", tmp_path)
+    assert notebook_rules.notebook_paths() == [tmp_path / name for name in names]
+
+
+def test_kinds_of_notebooks(tmp_path: Path) -> None:
+    kinds = ("is_lesson", "is_deep_dive", "is_reference", "is_solution")
+    paths = [tmp_path / name for name in ("01_a.ipynb", "deep_dives/a.ipynb", "reference/c.ipynb", "solutions/a.ipynb")]
+    for path, kind in zip(paths, kinds, strict=True):
+        assert [name for name in kinds if getattr(notebook_rules, name)(path)] == [kind]
+    assert notebook_rules.solutions_of(paths[0]) == tmp_path / "solutions" / "01_a.ipynb"
+    assert notebook_rules.solutions_of(paths[1]) == tmp_path / "solutions" / "a.ipynb"
+
+
+def test_a_problem_names_the_folder_and_a_link_leads_back_to_the_lesson(folder: Path) -> None:
+    (folder / "deep_dives").mkdir()
+    path = folder / "deep_dives" / "dive.ipynb"
+    links = "[back](../03_lesson.ipynb#Recap), [solved](../solutions/03_lesson.ipynb), [lost](03_lesson.ipynb)"
+    nbformat.write(finished([new_markdown_cell(links)]), path)
+    problems = RULES["links_resolve"](path, load(path))
+    assert len(problems) == 1 and "'03_lesson.ipynb' leads nowhere" in problems[0]
+    assert problems[0].startswith("deep_dives/dive.ipynb, cell 1: ")
 
 
 def test_every_rule_is_shown_to_fail() -> None:
