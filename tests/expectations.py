@@ -133,9 +133,7 @@ EXPECTATIONS: list[Expectation] = [
         at_least=0.3,
         at_most=4,
     ),
-    Expectation(
-        "02_object_store", "memory", r"each process (\d+) MB more", "what pickling adds", at_least=150, at_most=250
-    ),
+    Expectation("02_object_store", "memory", r"adds (\d+) MB", "what pickling adds", at_least=150, at_most=250),
     Expectation("02_object_store", "inside", r"'ndarray', '(\w+)'", "what is inside of a list", equals="ObjectRef"),
     Expectation("02_object_store", "store-report", r"usage (\d+) MiB", "the store in use", at_least=190, at_most=200),
     Expectation("02_object_store", "store-report", r"([\d.]+)% needed", "what is needed", at_least=0.1),

@@ -22,7 +22,7 @@ from ray import serve, tune
 from helpers.exercises import serve as serving
 from helpers.exercises import start_here, tasks_and_actors, verdict, watched
 from helpers.exercises.verdict import Verdict, exercise_check, right
-from tests.exercise_answers import n00, n01, n02, n03, n04, n05, n06, n07, n08
+from tests.exercise_answers import memory_under_pressure, n00, n01, n02, n03, n04, n05, n06, n07, n08
 from tests.notebook_outputs import is_solution, notebook_name
 from tests.notebook_rules import NOTEBOOKS, notebook_paths
 
@@ -37,6 +37,7 @@ ANSWERS = {
     "06_serve_fashion_mnist": n06,
     "07_finetune_gptj": n07,
     "08_serve_gptj": n08,
+    "deep_dives/memory_under_pressure": memory_under_pressure,
 }
 EXERCISES = {
     (notebook, number): (check, module.WRONG[number, check], module.RIGHT[number, check])
@@ -72,7 +73,7 @@ def services(request: pytest.FixtureRequest) -> Callable[[Callable], None]:
 
     def start(check: Callable) -> None:
         module = check.__module__.rpartition(".")[2]
-        if check.__name__ in NEEDS_RAY or module in ("tasks_and_actors", "object_store"):
+        if check.__name__ in NEEDS_RAY or module in ("tasks_and_actors", "object_store", "memory_under_pressure"):
             request.getfixturevalue("ray_session")
         if check is serving.multiplexed:
             request.getfixturevalue("serve_port")
