@@ -29,5 +29,5 @@ def test_it_asks_this_cluster(ray_session: None) -> None:
 
 
 def test_a_command_that_fails_says_why(ray_session: None) -> None:
-    with pytest.raises(RuntimeError, match="ray memory --no-such-option` failed: .*No such option"):
+    with pytest.raises(RuntimeError, match=r"(?s)ray memory --no-such-option` failed: .*No such option"):
         ray_command("memory", "--no-such-option")
