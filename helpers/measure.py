@@ -9,6 +9,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -69,6 +71,30 @@ def sum_and_memory(array: np.ndarray) -> tuple[float, float]:
     return float(array.sum()), psutil.Process().memory_full_info().uss / 1e6
 
 
+def sum_of_block(name: str, length: int) -> tuple[float, float]:
+    """Do what sum_and_memory does, with numbers that lie in a block of shared memory.
+
+    It lives here for the same reason: another process has to import it.
+
+    Args:
+        name: the name of a `multiprocessing.shared_memory.SharedMemory`.
+        length: how many float64 numbers it holds, from its start.
+
+    Returns:
+        The sum, and the memory that only this process uses, in MB (10**6 bytes).
+
+    Raises:
+        FileNotFoundError: there is no block of that name.
+
+    Source: written for this course.
+    """
+    block = SharedMemory(name)
+    try:
+        return sum_and_memory(np.ndarray(length, np.float64, buffer=block.buf))
+    finally:
+        block.close()
+
+
 def memory_gb(processes: Iterable[psutil.Process]) -> float:
     """Add up the memory of processes; what several share is counted once where the system tells it (Linux).
 
@@ -88,6 +114,26 @@ def memory_gb(processes: Iterable[psutil.Process]) -> float:
             continue
         total += getattr(info, "pss", info.rss)
     return total / 1e9
+
+
+def folder_mb(folder: str | Path) -> float:
+    """Add up the sizes of all files in a folder and in the folders below it.
+
+    Args:
+        folder: it may change meanwhile; files that are deleted while we look count nothing.
+
+    Returns:
+        MB (10**6 bytes); 0 if there is no such folder.
+
+    Source: written for this course.
+    """
+    total = 0
+    for path in Path(folder).rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except FileNotFoundError:
+            continue
+    return total / 1e6
 
 
 def free_memory() -> None:

@@ -18,7 +18,8 @@ SECONDS: dict[str, float] = {
     "00_start_here": 120,
     "01_tasks_and_actors": 120,
     "deep_dives/actor_patterns": 90,
-    "02_object_store": 120,
+    "02_object_store": 90,
+    "deep_dives/memory_under_pressure": 120,
     "03_ray_data": 180,
     "04_train_fashion_mnist": 240,
     "05_tune_asha": 360,
@@ -203,13 +204,54 @@ EXPECTATIONS: list[Expectation] = [
     # Nobody loses time by the limit, because the consumer sets the pace.
     Expectation(ACTORS, "limit", r"takes ([\d.]+) times", "the time with a limit", at_most=1.3),
     Expectation(ACTORS, "limit", r"with the limit (\d+) wait", "results that wait", at_most=4),
-    Expectation("02_object_store", "sharing", r"([\d.]+) times as fast", "sharing against pickling", at_least=2),
-    Expectation("02_object_store", "sharing", r"same sums: (\w+)", "same sums both ways", equals="True"),
-    Expectation("02_object_store", "spilling", r"(\d+ of \d+) arrays are right", "right arrays", equals="12 of 12"),
-    Expectation("02_object_store", "spilling", r"Spilled ([\d,]+) MiB", "what was spilled", at_least=100),
-    Expectation("02_object_store", "spilling", r"Restored ([\d,]+) MiB", "what was restored", at_least=100),
-    Expectation("02_object_store", "rebuilt", r"got (\d+)", "the value of the lost object", equals="42"),
-    Expectation("02_object_store", "out-of-memory", r"6000 MB: (\w+)", "the error", equals="OutOfMemoryError"),
+    Expectation("02_object_store", "first-result", r"\[([\d.]+), ", "the first sum", equals="312499987500000.0"),
+    Expectation("02_object_store", "zero-copy", r"get takes ([\d.]+) %", "the share of get in put", at_most=20),
+    Expectation("02_object_store", "same-bytes", r"the same bytes: (\w+)", "two arrays share bytes", equals="True"),
+    Expectation("02_object_store", "kinds", r"the same bytes: (\w+)", "two tensors share bytes", equals="False"),
+    Expectation(
+        "02_object_store", "read-only", r"destination is (\S+)", "what an array of the store is", equals="read-only"
+    ),
+    Expectation("02_object_store", "sharing", r"same sums: (\w+)", "same sums in all ways", equals="True"),
+    Expectation("02_object_store", "sharing", r"Ray is ([\d.]+) times", "sharing against pickling", at_least=2),
+    Expectation(
+        "02_object_store",
+        "sharing",
+        r"([\d.]+) times as fast as sh",
+        "Ray against shared_memory",
+        at_least=0.3,
+        at_most=4,
+    ),
+    Expectation("02_object_store", "memory", r"adds (\d+) MB", "what pickling adds", at_least=150, at_most=250),
+    Expectation("02_object_store", "inside", r"'ndarray', '(\w+)'", "what is inside of a list", equals="ObjectRef"),
+    Expectation("02_object_store", "store-report", r"usage (\d+) MiB", "the store in use", at_least=190, at_most=200),
+    Expectation("02_object_store", "store-report", r"([\d.]+)% needed", "what is needed", at_least=0.1),
+    Expectation("02_object_store", "let-go", r"usage (\d+) MiB", "the store in use", at_least=190, at_most=200),
+    Expectation("02_object_store", "let-go", r"([\d.]+)% needed", "what is needed", equals="0.0"),
+    Expectation("02_object_store", "let-go", r"counts (\d+) MB", "what the scheduler counts", equals="0"),
+    Expectation("02_object_store", "pinned", r"DRIVER: (\w+)", "what keeps the array", equals="PINNED_IN_MEMORY"),
+    Expectation("02_object_store", "freed", r"usage (\d+) MiB", "the store in use", equals="0"),
+    Expectation("02_object_store", "spilling", r"stored, (\d+) MB", "what is on disk", at_least=100),
+    Expectation("02_object_store", "restored", r"(\d+ of \d+) arrays are right", "right arrays", equals="12 of 12"),
+    Expectation("02_object_store", "restored", r"Spilled ([\d,]+) MiB", "what was spilled", at_least=100),
+    Expectation("02_object_store", "restored", r"Restored ([\d,]+) MiB", "what was restored", at_least=100),
+    Expectation("02_object_store", "emptied", r"(\d+) MB on disk", "what is on disk", equals="0"),
+    Expectation(
+        "deep_dives/memory_under_pressure", "rebuilt", r"as before: (\w+)", "the same sum after a loss", equals="False"
+    ),
+    Expectation(
+        "deep_dives/memory_under_pressure", "lost", r"(\w*Error)", "the error", equals="ObjectReconstructionFailedError"
+    ),
+    Expectation(
+        "deep_dives/memory_under_pressure", "owner", r"put by the actor: (\w+)", "the error", equals="OwnerDiedError"
+    ),
+    Expectation(
+        "deep_dives/memory_under_pressure", "owner", r"returned by the actor: sum (\d+)", "the sum", equals="1000000"
+    ),
+    Expectation(
+        "deep_dives/memory_under_pressure", "out-of-memory", r"6000 MB: (\w+)", "the error", equals="OutOfMemoryError"
+    ),
+    Expectation("deep_dives/memory_under_pressure", "disk-full", r"then: (\w+)", "the error", equals="OutOfDiskError"),
+    Expectation("deep_dives/memory_under_pressure", "recovered", r"again: (\d+)", "the sum", equals="2500000"),
     Expectation("03_ray_data", "formats", r"same answers: (\w+)", "the same answer in every format", equals="True"),
     Expectation("03_ray_data", "formats", r"takes ([\d.]+) times", "rows against batches", at_least=2),
     Expectation("03_ray_data", "read-only", r"(\w+): .*read-only", "the error", equals="ValueError"),

@@ -22,7 +22,20 @@ from ray import serve, tune
 from helpers.exercises import serve as serving
 from helpers.exercises import start_here, tasks_and_actors, verdict, watched
 from helpers.exercises.verdict import Verdict, exercise_check, right
-from tests.exercise_answers import actor_patterns, n00, n01, n02, n03, n04, n05, n06, n07, n08, one_core_well_used
+from tests.exercise_answers import (
+    actor_patterns,
+    memory_under_pressure,
+    n00,
+    n01,
+    n02,
+    n03,
+    n04,
+    n05,
+    n06,
+    n07,
+    n08,
+    one_core_well_used,
+)
 from tests.notebook_outputs import is_solution, notebook_name
 from tests.notebook_rules import NOTEBOOKS, notebook_paths
 
@@ -39,6 +52,7 @@ ANSWERS = {
     "07_finetune_gptj": n07,
     "08_serve_gptj": n08,
     "deep_dives/actor_patterns": actor_patterns,
+    "deep_dives/memory_under_pressure": memory_under_pressure,
 }
 EXERCISES = {
     (notebook, number): (check, module.WRONG[number, check], module.RIGHT[number, check])
@@ -74,7 +88,7 @@ def services(request: pytest.FixtureRequest) -> Callable[[Callable], None]:
 
     def start(check: Callable) -> None:
         module = check.__module__.rpartition(".")[2]
-        if check.__name__ in NEEDS_RAY or module in ("tasks_and_actors", "object_store"):
+        if check.__name__ in NEEDS_RAY or module in ("tasks_and_actors", "object_store", "memory_under_pressure"):
             request.getfixturevalue("ray_session")
         if check is serving.multiplexed:
             request.getfixturevalue("serve_port")

@@ -5,6 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -96,6 +100,37 @@ def test_sum_and_memory_tells_the_memory_of_this_process_alone() -> None:
     _, after = measure.sum_and_memory(np.arange(4))
     assert total == 6
     assert 150 < after - before < 250, f"{held.nbytes / 1e6} MB more were held, but {after - before:.0f} were seen"
+
+
+def test_sum_of_block_adds_up_what_another_process_wrote() -> None:
+    block = SharedMemory(create=True, size=32)
+    try:
+        np.ndarray(4, buffer=block.buf)[:] = [1.0, 2.0, 3.0, 4.0]
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            total, memory = pool.submit(measure.sum_of_block, block.name, 4).result()
+        assert total == 10
+        assert memory > 1
+    finally:
+        block.close()
+        block.unlink()
+    with pytest.raises(FileNotFoundError):
+        measure.sum_of_block(block.name, 4)
+
+
+def test_folder_mb_adds_up_all_files(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "one").write_bytes(b"x" * 1_000_000)
+    (tmp_path / "below" / "two").write_bytes(b"x" * 500_000)
+    assert measure.folder_mb(tmp_path) == 1.5
+    assert measure.folder_mb(tmp_path / "none") == 0
+
+
+def test_folder_mb_does_not_mind_a_file_that_is_deleted_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "rglob", lambda self, pattern: [tmp_path / "gone"])
+    monkeypatch.setattr(Path, "is_file", lambda self: True)
+    assert measure.folder_mb(tmp_path) == 0
 
 
 PEAKS = """

@@ -9,7 +9,7 @@ import numpy as np
 import ray
 from ray.remote_function import RemoteFunction
 
-from helpers.exercises.verdict import Verdict, as_list, exercise_check, not_right, right, without_ray
+from helpers.exercises.verdict import Verdict, as_list, as_number, exercise_check, not_right, right, without_ray
 from helpers.exercises.watched import Watched, all_together
 
 
@@ -79,36 +79,41 @@ def _judge_means(got: Any, matrix: np.ndarray) -> Verdict | None:
 
 
 @exercise_check
-def brighten(answer: Callable[[np.ndarray, int], np.ndarray]) -> Verdict:
-    """Exercise 2: a changed copy of a read-only picture, without overflow."""
+def brighten(answer: Any) -> Verdict:
+    """Exercise 2: a task that returns a changed copy of a read-only array, without overflow."""
+    if not isinstance(answer, RemoteFunction):
+        hint = "Keep @ray.remote above the function, so that it runs as a task, and do not call it yet."
+        return not_right(f"a {type(answer).__name__}", "a remote function", hint)
     if (missing := without_ray()) is not None:
         return missing
     random = np.random.default_rng(3)
     small = np.array([[0, 100, 31], [200, 255, 254]], dtype=np.uint8)
     cases = [(small, 60), (small, 7), (small, 0), (small, 255), (np.array([[250]], dtype=np.uint8), 3)]
     cases += [(random.integers(0, 256, shape, dtype=np.uint8), 90) for shape in ((28, 20), (5, 4, 3))]
-    for picture, amount in cases:
-        stored = ray.put(picture)
+    for images, amount in cases:
+        stored = ray.put(images)
         try:
-            got = answer(ray.get(stored), amount)
+            got = ray.get(answer.options(num_cpus=0).remote(stored, amount))
         except ValueError as error:
             wrong = _store_mistake(error)
             if wrong is None:
                 raise
             return wrong
-        wrong = _judge_picture(got, picture, amount)
+        wrong = _judge_images(got, images, amount)
         if wrong is not None:
             return wrong
-        if not np.array_equal(ray.get(stored), picture):
-            return not_right("another picture in the store", "the same as before", "Change a copy, not the picture.")
-    return right("a new picture; the stored one is untouched.")
+        if not np.array_equal(ray.get(stored), images):
+            return not_right("other images in the store", "the same as before", "Change a copy, not the argument.")
+    return right("new images; the stored ones are untouched.")
 
 
-def _judge_picture(got: Any, picture: np.ndarray, amount: int) -> Verdict | None:
-    if not isinstance(got, np.ndarray) or got.shape != picture.shape:
+def _judge_images(got: Any, images: np.ndarray, amount: int) -> Verdict | None:
+    if isinstance(got, ray.ObjectRef):
+        return not_right("a reference", "the brighter images", "Return the array itself: Ray stores it for you.")
+    if not isinstance(got, np.ndarray) or got.shape != images.shape:
         shown = f"an array of shape {got.shape}" if isinstance(got, np.ndarray) else f"a {type(got).__name__}"
-        return not_right(shown, f"an array of shape {picture.shape}", "Return the new picture.")
-    exact = picture.astype(int) + amount
+        return not_right(shown, f"an array of shape {images.shape}", "Return the brighter images.")
+    exact = images.astype(int) + amount
     expected = exact.clip(0, 255)
     if not np.array_equal(got, expected):
         hint = "Add the amount to every pixel; what would be more than 255 becomes 255."
@@ -116,13 +121,13 @@ def _judge_picture(got: Any, picture: np.ndarray, amount: int) -> Verdict | None
             hint = "uint8 starts again at 0 after 255: add in a larger type, such as int, and cut at 255."
         elif np.array_equal(got, exact):
             hint = "A pixel has at most 255: cut what is above."
-        elif np.array_equal(got, picture):
-            hint = "The picture is as it was: return a new one, with the argument amount added."
+        elif np.array_equal(got, images):
+            hint = "The images are as they were: return new ones, with the argument amount added."
         place = tuple(int(i) for i in np.argwhere(got != expected)[0])
-        found = f"{got[place]} for a pixel of {picture[place]} and amount={amount}"
+        found = f"{got[place]} for a pixel of {images[place]} and amount={amount}"
         return not_right(found, expected[place], hint)
     if got.dtype != np.uint8:
-        return not_right(f"type {got.dtype}", "uint8", "Turn the result back into a picture: .astype(np.uint8).")
+        return not_right(f"type {got.dtype}", "uint8", "Turn the result back into images: .astype(np.uint8).")
     return None
 
 
@@ -169,3 +174,80 @@ def _judge_shared(
     if values is None or sorted(map(str, values)) != sorted(map(str, expected)):
         return not_right(got, expected, "Return the list of the n results, one of each task.")
     return None
+
+
+class DayNotAskedFor(Exception):
+    """What comes out of a day whose data nobody needs."""
+
+
+@ray.remote(num_cpus=0)
+def _another_day() -> np.ndarray:
+    raise DayNotAskedFor("this day was not asked for")
+
+
+def _day_that_fails() -> ray.ObjectRef:
+    """A reference from which only an error comes. It is seen here once, or Ray would report it as overlooked."""
+    ref = _another_day.remote()
+    try:
+        ray.get(ref)
+    except DayNotAskedFor:
+        pass
+    return ref
+
+
+@exercise_check
+def mean_of_day(answer: Any) -> Verdict:
+    """Exercise 4: a task that gets a list of references and fetches one of them."""
+    if not isinstance(answer, RemoteFunction):
+        hint = "Keep @ray.remote above the function, so that it runs as a task, and do not call it yet."
+        return not_right(f"a {type(answer).__name__}", "a remote function", hint)
+    if (missing := without_ray()) is not None:
+        return missing
+    random = np.random.default_rng(4)
+    arrays = [random.normal(10.0 * place, 1.0, size) for place, size in enumerate((50, 3, 40_000, 7))]
+    stored = [ray.put(array) for array in arrays]
+    failing = _day_that_fails()
+    task = answer.options(num_cpus=0)
+    for day in (2, 0, 3, 1):
+        wrong = _judge_day(_fetched(task, stored, day), arrays, day)
+        if wrong is None:  # right, but did it fetch the other days as well?
+            others = [ref if place == day else failing for place, ref in enumerate(stored)]
+            wrong = _judge_day(_fetched(task, others, day), arrays, day)
+        if wrong is not None:
+            return wrong
+    return right("one day was fetched, the others stayed where they were.")
+
+
+def _fetched(task: Any, days: list[ray.ObjectRef], day: int) -> Any:
+    """What the task returns, or the verdict on an error that shows what is missing."""
+    try:
+        return ray.get(task.remote(days, day))
+    except DayNotAskedFor:
+        hint = "Take the one reference out of the list first, and pass only that one to ray.get."
+        return not_right("a task that fetches other days, too", "one that fetches the day it needs", hint)
+    except (AttributeError, TypeError) as error:
+        if "ObjectRef" not in str(error):
+            raise
+        hint = "The list holds references, because Ray replaces only arguments: trade the one you need with ray.get."
+        return not_right("an error, because a reference is no array", "the mean", hint)
+
+
+def _judge_day(got: Any, arrays: list[np.ndarray], day: int) -> Verdict | None:
+    if isinstance(got, Verdict):
+        return got
+    if isinstance(got, ray.ObjectRef):
+        return not_right("a reference", "a number", "Return the mean itself: it is small.")
+    mean = as_number(got)
+    if mean is None:
+        hint = "Return the mean of all values of that day: one number."
+        return not_right(f"a {type(got).__name__}", "a number", hint)
+    means = [float(array.mean()) for array in arrays]
+    if np.isclose(mean, means[day], rtol=1e-4):
+        return None
+    hint = "The mean is the sum of the values divided by their number."
+    others = [place for place, other in enumerate(means) if np.isclose(mean, other, rtol=1e-4)]
+    if others:
+        hint = f"That is the mean of day {others[0]}: the days are counted from 0, as the list is."
+    elif np.isclose(mean, np.concatenate(arrays).mean(), rtol=1e-4) or np.isclose(mean, np.mean(means), rtol=1e-4):
+        hint = "That is the mean of all days: only days[day] is asked for."
+    return not_right(round(mean, 3), f"{means[day]:.3f} for day {day}", hint)

@@ -29,26 +29,61 @@ def median_of_columns(matrix):
     return np.median(matrix, axis=0)
 
 
-def always_sixty(picture, amount):
-    return (picture.astype(int) + 60).clip(0, 255).astype(np.uint8)
+@ray.remote
+def always_sixty(images, amount):
+    return (images.astype(int) + 60).clip(0, 255).astype(np.uint8)
 
 
-def makes_writeable(picture, amount):
-    picture.setflags(write=True)
-    return brighten_in_place(picture, amount)
+@ray.remote
+def makes_writeable(images, amount):
+    images.setflags(write=True)
+    images += np.uint8(amount)
+    return images
 
 
-def brighten_in_place(picture, amount):
-    picture += amount
-    return picture
+@ray.remote
+def brighten_in_place(images, amount):
+    images += np.uint8(amount)
+    return images
 
 
-def brighten_and_overflow(picture, amount):
-    return picture + np.uint8(amount)
+@ray.remote
+def brighten_and_overflow(images, amount):
+    return images + np.uint8(amount)
 
 
-def brighten_to_integers(picture, amount):
-    return (picture.astype(int) + amount).clip(0, 255)
+@ray.remote
+def brighten_to_integers(images, amount):
+    return (images.astype(int) + amount).clip(0, 255)
+
+
+@ray.remote
+def gets_the_images(images, amount):
+    return np.minimum(ray.get(images).astype(int) + amount, 255).astype(np.uint8)
+
+
+@ray.remote
+def puts_the_images(images, amount):
+    return ray.put(np.minimum(images.astype(int) + amount, 255).astype(np.uint8))
+
+
+@ray.remote
+def leaves_them(images, amount):
+    return images
+
+
+@ray.remote
+def returns_nothing(images, amount):
+    images = images.astype(int) + amount
+
+
+@ray.remote
+def flattens(images, amount):
+    return (images.astype(int) + amount).clip(0, 255).astype(np.uint8).ravel()
+
+
+def brighten_without_ray(images, amount):
+    return (images.astype(int) + amount).clip(0, 255).astype(np.uint8)
 
 
 def passes_the_array(task, array, n):
@@ -116,31 +151,37 @@ def means_of_rows_turned(matrix):
     return np.mean(matrix.T, axis=1)
 
 
-def adds_without_a_limit(picture, amount):
-    return picture.astype(int) + amount
+@ray.remote
+def adds_without_a_limit(images, amount):
+    return images.astype(int) + amount
 
 
-def cuts_before_adding(picture, amount):
-    return picture.clip(0, 255 - amount) + np.uint8(amount)
+@ray.remote
+def cuts_before_adding(images, amount):
+    return images.clip(0, 255 - amount) + np.uint8(amount)
 
 
-def cuts_at_254(picture, amount):
-    return np.minimum(picture.astype(int) + amount, 254).astype(np.uint8)
+@ray.remote
+def cuts_at_254(images, amount):
+    return np.minimum(images.astype(int) + amount, 254).astype(np.uint8)
 
 
-def brighten_by_comparing(picture, amount):
-    return np.where(picture > 255 - amount, np.uint8(255), picture + np.uint8(amount))
+@ray.remote
+def brighten_by_comparing(images, amount):
+    return np.where(images > 255 - amount, np.uint8(255), images + np.uint8(amount))
 
 
-def brighten_a_copy(picture, amount):
-    brighter = picture.astype(np.int16)
+@ray.remote
+def brighten_a_copy(images, amount):
+    brighter = images.astype(np.int16)
     brighter += amount
     brighter[brighter > 255] = 255
     return brighter.astype("uint8")
 
 
-def brighten_by_a_table(picture, amount):
-    return np.minimum(np.arange(256) + amount, 255).astype(np.uint8)[picture]
+@ray.remote(num_cpus=1)
+def brighten_by_a_table(images, amount):
+    return np.minimum(np.arange(256) + amount, 255).astype(np.uint8)[images]
 
 
 def one_result_for_all(task, array, n):
@@ -189,6 +230,86 @@ def stored_and_named(task, array, n):
     return tuple(ray.get(ref) for ref in refs)
 
 
+@ray.remote
+def fetches_all_days(days, day):
+    return float(ray.get(days)[day].mean())
+
+
+@ray.remote
+def fetches_up_to_the_day(days, day):
+    for ref in days[: day + 1]:
+        values = ray.get(ref)
+    return values.mean()
+
+
+@ray.remote
+def fetches_day_by_day(days, day):
+    arrays = [ray.get(ref) for ref in days]
+    return arrays[day].mean()
+
+
+@ray.remote
+def takes_the_reference_for_the_array(days, day):
+    return days[day].mean()
+
+
+@ray.remote
+def adds_up_the_reference(days, day):
+    return sum(days[day]) / len(days[day])
+
+
+@ray.remote
+def counts_days_from_one(days, day):
+    return float(ray.get(days[day - 1]).mean())
+
+
+@ray.remote
+def returns_the_day(days, day):
+    return ray.get(days[day])
+
+
+@ray.remote
+def puts_the_mean(days, day):
+    return ray.put(ray.get(days[day]).mean())
+
+
+@ray.remote
+def sum_of_day(days, day):
+    return float(ray.get(days[day]).sum())
+
+
+@ray.remote
+def mean_of_all_days(days, day):
+    return float(np.concatenate(ray.get(days)).mean())
+
+
+def mean_without_ray(days, day):
+    return float(ray.get(days[day]).mean())
+
+
+@ray.remote
+def one_day_in_a_list(days, day):
+    return ray.get([days[day]])[0].mean()
+
+
+@ray.remote
+def looks_for_the_day(days, day):
+    for place, ref in enumerate(days):
+        if place == day:
+            values = ray.get(ref, timeout=60)
+            return sum(values) / len(values)
+
+
+@ray.remote
+def mean_of_one(values):
+    return values.mean()
+
+
+@ray.remote
+def asks_another_task(days, day):
+    return ray.get(mean_of_one.options(num_cpus=0).remote(days[day]))
+
+
 WRONG = {
     (1, object_store.column_means): [
         (gets_its_argument, "leave out ray.get"),
@@ -212,10 +333,12 @@ WRONG = {
         (makes_writeable, "make a new array"),
         (adds_without_a_limit, "cut what is above"),
         (cuts_at_254, "becomes 255"),
-        (lambda picture, amount: picture, "as it was"),
-        (lambda picture, amount: (picture.astype(int) + amount).clip(0, 255).tolist(), "Return the new picture"),
-        (lambda picture, amount: None, "Return the new picture"),
-        (lambda picture, amount: (picture.astype(int) + amount).clip(0, 255).astype(np.uint8).ravel(), "new picture"),
+        (gets_the_images, "leave out ray.get"),
+        (puts_the_images, "Return the array itself"),
+        (leaves_them, "as they were"),
+        (returns_nothing, "Return the brighter images"),
+        (flattens, "Return the brighter images"),
+        (brighten_without_ray, "@ray.remote above the function"),
     ],
     (3, object_store.share_once): [
         (passes_the_array, "ray.put it first"),
@@ -228,6 +351,19 @@ WRONG = {
         (always_four_calls, "Call it n times"),
         (stores_something_else, "one of each task"),
     ],
+    (4, object_store.mean_of_day): [
+        (fetches_all_days, "pass only that one to ray.get"),
+        (fetches_up_to_the_day, "pass only that one to ray.get"),
+        (fetches_day_by_day, "pass only that one to ray.get"),
+        (takes_the_reference_for_the_array, "trade the one you need"),
+        (adds_up_the_reference, "trade the one you need"),
+        (counts_days_from_one, "counted from 0"),
+        (returns_the_day, "one number"),
+        (puts_the_mean, "Return the mean itself"),
+        (sum_of_day, "divided by their number"),
+        (mean_of_all_days, "mean of all days"),
+        (mean_without_ray, "@ray.remote above the function"),
+    ],
 }
 RIGHT = {
     (1, object_store.column_means): [means_in_a_list, means_by_a_product, means_of_rows_turned],
@@ -238,4 +374,5 @@ RIGHT = {
         stored_by_a_task,
         stored_and_named,
     ],
+    (4, object_store.mean_of_day): [one_day_in_a_list, looks_for_the_day, asks_another_task],
 }
