@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 
-from helpers.exercises import watched
+from helpers.exercises import verdict, watched
 from helpers.exercises.verdict import Verdict, as_list, exercise_check, not_right, right, same, without_ray
 from helpers.exercises.watched import Rule, Stage, Watched, all_together
 
@@ -42,7 +42,7 @@ PARTS = {
 @contextmanager
 def _sent_along() -> Iterator[None]:
     """Send the code of a check to the workers: the nodes of a cluster that plain `ray.init` joins lack this package."""
-    modules = (sys.modules[__name__], watched)
+    modules = (sys.modules[__name__], verdict, watched)
     for module in modules:
         ray.cloudpickle.register_pickle_by_value(module)
     try:
