@@ -104,9 +104,9 @@ ANSWERS: dict[str, dict[str, str]] = {
     "tune": {
         "type(older_run).__name__": "gives 'ExperimentAnalysis'",
         "older_run.best_config": "ValueError",
-        "tune.Tuner(trial, tune_config=goal).fit()": "ValueError",
-        "tune.Tuner(trainer).fit()": "TuneError",
-        "tune.Tuner(trial, run_config=train.RunConfig()).fit()": "AttributeError",
+        "tune.Tuner(trial, tune_config=goal, run_config=run).fit()": "ValueError",
+        "tune.Tuner(trainer, run_config=run).fit()": "TuneError",
+        "tune.Tuner(trial, run_config=other_run).fit()": "AttributeError",
     },
     "tune-removed": {
         "tune.RunConfig(local_dir=folder)": "DeprecationWarning",
