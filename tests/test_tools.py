@@ -94,10 +94,12 @@ FAILS: set[str] = set()
 UV = ".venv/bin/uv pip install --python .venv/bin/python --no-deps"
 PIP = ".venv/bin/python -m pip install --no-deps"
 GET_UV = ".venv/bin/python -m pip install --quiet --no-deps --require-hashes --requirement .venv/uv.txt"
+KERNEL = ".venv/bin/python -m ipykernel install --sys-prefix --env RAY_ENABLE_UV_RUN_RUNTIME_ENV 0"
 WITH_PIP = [
     f"{PIP} --require-hashes --requirement {install.LOCK}",
     f"{PIP} --quiet --no-build-isolation --editable .",
     ".venv/bin/python -m pip check",
+    KERNEL,
 ]
 
 
@@ -112,6 +114,7 @@ def test_uv_of_the_lock_installs_the_lock(recorded: list[str], tmp_path: Path, c
         f"{UV} --require-hashes --build-constraints {install.LOCK} --requirement {install.LOCK}",
         f"{UV} --quiet --no-build-isolation --editable .",
         ".venv/bin/uv pip check --quiet --python .venv/bin/python",
+        KERNEL,
     ]
     own_lock = (tmp_path / ".venv" / "uv.txt").read_text()
     assert names(own_lock) == ["uv"] and own_lock in LOCK and "--hash=sha256:" in own_lock
