@@ -216,7 +216,7 @@ EXPECTATIONS: list[Expectation] = [
     Expectation(
         "02_object_store",
         "sharing",
-        r"([\d.]+) times as fast as sh",
+        r"takes ([\d.]+) times as long",
         "Ray against shared_memory",
         at_least=0.3,
         at_most=4,
