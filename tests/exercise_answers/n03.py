@@ -155,12 +155,6 @@ def names_loaded_before_the_pool(dataset, load_names, actors):
     return dataset.map_batches(Namer, **options)
 
 
-def names_from_a_pool_of_any_size(dataset, load_names, actors):
-    return dataset.map_batches(
-        Namer, fn_constructor_args=[load_names], compute=ActorPoolStrategy(min_size=1, max_size=1)
-    )
-
-
 def names_made_up(dataset, load_names, actors):
     return dataset.map_batches(lambda batch: {**batch, "name": [f"name {label}" for label in batch["label"]]})
 
@@ -445,7 +439,6 @@ WRONG = {
         (in_a_pool(ShiftedNamer), "counted from 0"),
         (in_a_pool(ShortNamer), "Every row of a batch"),
         (in_a_pool(Namer, size=2), "ActorPoolStrategy(size=...)"),
-        (names_from_a_pool_of_any_size, "ActorPoolStrategy(size=...)"),
         (names_in_a_function, "give map_batches the class"),
         (names_loaded_in_the_notebook, "fn_constructor_args"),
         (names_loaded_before_the_pool, "fn_constructor_args"),
