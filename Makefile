@@ -27,8 +27,9 @@ lab: work ## set up if needed, then open your own copies of the notebooks in Jup
 work: $(READY) ## set up if needed, then bring your own copies in work/ up to date; make lab does this, too
 	@$(BIN)/python tools/own_copies.py
 
-test: $(READY) ## set up if needed, then all tests and all notebooks, offline
-	$(PYTEST) $(NBMAKE) tests notebooks
+# The notebooks of solutions run in make test-all; tests of the exercises run each solution's cells.
+test: $(READY) ## set up if needed, then the tests and all lessons and deep dives, offline
+	$(PYTEST) $(NBMAKE) tests notebooks/[0-9]*.ipynb notebooks/deep_dives notebooks/reference
 
 test-fast: $(READY) ## under a minute: helpers and static checks of the notebooks
 	$(BIN)/python -m pytest -m fast tests

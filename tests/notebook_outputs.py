@@ -13,7 +13,10 @@ from nbformat import NotebookNode
 from tests.expectations import Expectation
 from tests.forbidden import machine_paths
 
-TIME_LINE = re.compile(r"(?m)^(\*\*Time:\*\* the cells run in about )\d+( seconds on a 2-core machine\.)")
+# Folders in notebooks/. The lessons themselves lie beside them.
+DEEP_DIVES, REFERENCE, SOLUTIONS = "deep_dives", "reference", "solutions"
+FOLDERS = (DEEP_DIVES, REFERENCE, SOLUTIONS)
+TIME_LINE = re.compile(r"(?m)^(\*\*Time:\*\* .*\brun in about )\d+( seconds on a 2-core machine\.)")
 CHECK_TAG = re.compile(r"check-\d+$")
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 # Notes of Ray that a reader sees, and a committed output does without: they are about one run, machine or network.
@@ -43,12 +46,12 @@ PYTHON_TROUBLE = re.compile(r"\w*Warning: |Traceback \(most recent call last\)")
 
 
 def notebook_name(path: Path) -> str:
-    """The name by which expectations know a notebook: "01_x", or "solutions/01_x"."""
-    return f"solutions/{path.stem}" if is_solution(path) else path.stem
+    """The name by which expectations know a notebook: "01_x", "deep_dives/x", "reference/x" or "solutions/01_x"."""
+    return f"{path.parent.name}/{path.stem}" if path.parent.name in FOLDERS else path.stem
 
 
 def is_solution(path: Path) -> bool:
-    return path.parent.name == "solutions"
+    return path.parent.name == SOLUTIONS
 
 
 def seconds_of_cells(notebook: NotebookNode) -> float | None:

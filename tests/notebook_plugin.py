@@ -211,11 +211,11 @@ class CourseNotebook(NotebookItem):
     def _judge(self, executed: NotebookResult, name: str, report: Report) -> None:
         """Put into the report what is wrong with a notebook that ran."""
         report.key_figure = notebook_outputs.key_figure(executed.nb)
-        promised = expectations.SECONDS.get(Path(name).name, expectations.SECONDS_OF_OTHERS)
+        promised = expectations.limit_of(name, expectations.SECONDS, expectations.SECONDS_OF_OTHERS)
         slack = self.config.getoption("--slack")
         if problem := time_problem(report.seconds, promised, slack, report.others_share):
             report.problems.append(problem)
-        limit = expectations.MEMORY_GB_OF.get(Path(name).name, expectations.MEMORY_GB)
+        limit = expectations.limit_of(name, expectations.MEMORY_GB_OF, expectations.MEMORY_GB)
         if report.memory_gb > limit:
             report.problems.append(f"it used {report.memory_gb:.2f} GB of memory, expected at most {limit:g} GB.")
         if executed.error is not None:

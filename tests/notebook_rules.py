@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,24 +24,54 @@ from nbformat.v4 import nbjson
 from nbformat.validator import iter_validate
 
 from tests.forbidden import machine_paths
-from tests.notebook_outputs import not_of_ray
+from tests.notebook_outputs import (
+    DEEP_DIVES,
+    FOLDERS,
+    REFERENCE,
+    SOLUTIONS,
+    is_solution,
+    not_of_ray,
+    notebook_name,
+)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NOTEBOOKS = REPOSITORY / "notebooks"
-SOLUTIONS = "solutions"
 RUFF_CONFIG = NOTEBOOKS / "ruff.toml"
 
-HEADINGS = ("Older code you will meet", "Exercises", "On a cluster", "Recap")
-OPTIONAL_HEADINGS = ("Going further",)
-HEADING_ORDER = ("Older code you will meet", "Exercises", "On a cluster", "Going further", "Recap")
+# These still have the pattern of before: long, exercises at the end, each with its own table of older code.
+OLD_LESSONS = (
+    "00_start_here",
+    "01_tasks_and_actors",
+    "02_object_store",
+    "03_ray_data",
+    "05_tune_asha",
+    "06_serve_fashion_mnist",
+    "07_finetune_gptj",
+    "08_serve_gptj",
+)
+# Which '##' sections there must be, in this order; the last one ends the notebook.
+HEADINGS = {
+    "lesson": ("On a cluster", "Recap"),
+    "deep dive": ("Recap",),
+    "old lesson": ("Older code you will meet", "Exercises", "On a cluster", "Recap"),
+}
 OPENING_LINES = ("**Time:**", "**You need:**", "**You will be able to**")
-TIME_LINE = re.compile(r"^\*\*Time:\*\* the cells run in about (\d+) seconds on a 2-core machine\.\s*$", re.M)
+TIME_LINE = re.compile(
+    r"^\*\*Time:\*\* about (\d+) minutes with the exercises; "
+    r"the cells alone run in about (?P<seconds>\d+) seconds on a 2-core machine\.\s*$",
+    re.M,
+)
+OLD_TIME_LINE = re.compile(
+    r"^\*\*Time:\*\* the cells run in about (?P<seconds>\d+) seconds on a 2-core machine\.\s*$", re.M
+)
 TIME_FACTOR = 1.5
 CODE_LINES = 25
 MARKDOWN_WORDS = 220
 LESSON_WORDS = 2500
-LESSON_CODE_CELLS = (10, 45)
-EXERCISES = (2, 4)
+CODE_CELLS = {"lesson": (18, 30), "deep dive": (6, 30), "old lesson": (10, 45)}
+MEDIAN_LINES = 8
+FIRST_RESULT_LINES = 15
+EXERCISES = {"lesson": (2, 4), "deep dive": (0, 3), "old lesson": (2, 4)}
 OBJECTIVES = (3, 5)
 UNSOLVED, SOLVED = "not solved yet:", "right:"
 DIAGRAMS = (
@@ -69,12 +100,33 @@ def load(path: Path) -> Any:
 
 
 def notebook_paths() -> list[Path]:
-    """All committed notebooks: the lessons in reading order, then their solutions."""
-    return [*sorted(NOTEBOOKS.glob("*.ipynb")), *sorted((NOTEBOOKS / SOLUTIONS).glob("*.ipynb"))]
+    """All committed notebooks: the lessons in reading order, the deep dives, the reference, then all solutions."""
+    folders = (NOTEBOOKS, *(NOTEBOOKS / name for name in FOLDERS))
+    return [path for folder in folders for path in sorted(folder.glob("*.ipynb"))]
 
 
-def is_solution(path: Path) -> bool:
-    return path.parent.name == SOLUTIONS
+def is_deep_dive(path: Path) -> bool:
+    return path.parent.name == DEEP_DIVES
+
+
+def is_reference(path: Path) -> bool:
+    return path.parent.name == REFERENCE
+
+
+def is_lesson(path: Path) -> bool:
+    return path.parent.name not in FOLDERS
+
+
+def solutions_of(path: Path) -> Path:
+    """Where the solutions of a lesson or a deep dive lie: one folder has them all, under the same file names."""
+    course = path.parent if is_lesson(path) else path.parent.parent
+    return course / SOLUTIONS / path.name
+
+
+def kind_of(path: Path) -> str:
+    """lesson, old lesson, deep dive, reference or solution: what a notebook is decides what it must have."""
+    kinds = {SOLUTIONS: "solution", DEEP_DIVES: "deep dive", REFERENCE: "reference"}
+    return kinds.get(path.parent.name, "old lesson" if path.stem in OLD_LESSONS else "lesson")
 
 
 def output_text(output: Any) -> str:
@@ -92,7 +144,7 @@ def _is_binary(kind: str) -> bool:
 
 
 def _name(path: Path) -> str:
-    return f"{SOLUTIONS}/{path.name}" if is_solution(path) else path.name
+    return f"{notebook_name(path)}.ipynb"
 
 
 def _at(path: Path, number: int) -> str:
@@ -259,7 +311,7 @@ def _cell_number(notebook: Any, finding: dict[str, Any]) -> int:
 
 @rule
 def opening_is_complete(path: Path, notebook: Any) -> list[str]:
-    """A title; in lessons also a promise, the time, what is needed, 3 to 5 objectives."""
+    """A title; in lessons and deep dives also a promise, the time, what is needed, 3 to 5 objectives."""
     first = notebook.cells[0] if notebook.cells else None
     if first is None or first.cell_type != "markdown":
         return [f"{_name(path)} does not begin with a Markdown cell: start with '# Title'."]
@@ -269,7 +321,7 @@ def opening_is_complete(path: Path, notebook: Any) -> list[str]:
         problems.append(
             f"{_at(path, 1)}: expected exactly one '# Title', as its first line; found {len(titles)} in the notebook."
         )
-    if is_solution(path):
+    if kind_of(path) in ("solution", "reference"):
         return problems
     if [number for number in range(3) if OPENING_LINES[number] not in first.source]:
         missing = ", ".join(line for line in OPENING_LINES if line not in first.source)
@@ -291,48 +343,89 @@ def opening_is_complete(path: Path, notebook: Any) -> list[str]:
 
 @rule
 def headings_are_in_order(path: Path, notebook: Any) -> list[str]:
-    """The required sections of a lesson, each once and in their order."""
-    if is_solution(path):
+    """The sections that this kind of notebook must have, each once and in their order; the recap is the last."""
+    required = HEADINGS.get(kind_of(path))
+    if required is None:
         return []
     sections = [text for _, c in _cells(notebook, "markdown") for level, text in _headings(c) if level == 2]
     problems = [
         f"{_name(path)}: expected the heading '## {name}' once, found it {sections.count(name)} times."
-        for name in HEADING_ORDER
-        if sections.count(name) > 1 or (name in HEADINGS and name not in sections)
+        for name in required
+        if sections.count(name) != 1
     ]
-    found = [name for name in sections if name in HEADING_ORDER]
-    expected = [name for name in HEADING_ORDER if name in found]
-    if not problems and found != expected:
-        problems.append(f"{_name(path)}: the sections stand in the order {found}, expected {expected}.")
-    if not problems and sections[-1] != HEADING_ORDER[-1]:
+    found = [name for name in sections if name in required]
+    if not problems and found != list(required):
+        problems.append(f"{_name(path)}: the sections stand in the order {found}, expected {list(required)}.")
+    if not problems and sections[-1] != required[-1]:
         problems.append(f"{_name(path)}: '## {sections[-1]}' follows '## Recap', which must be the last section.")
     return problems
 
 
 @rule
 def time_is_measured(path: Path, notebook: Any) -> list[str]:
-    """The promised seconds are those of the last refresh, within a factor."""
-    if is_solution(path):
+    """The promised seconds are those of the last refresh, within a factor; lessons also say how long to study."""
+    kind = kind_of(path)
+    if kind in ("solution", "reference"):
         return []
     source = notebook.cells[0].source if notebook.cells else ""
-    line = TIME_LINE.search(source)
+    line = (OLD_TIME_LINE if kind == "old lesson" else TIME_LINE).search(source)
     measured = notebook.metadata.get("ray_course", {}).get("seconds")
     if not line:
         return [
-            f"{_at(path, 1)}: expected a line '**Time:** the cells run in about N seconds on a 2-core machine.', "
-            "found none."
+            f"{_at(path, 1)}: expected a line '**Time:** about M minutes with the exercises; the cells alone run in "
+            "about N seconds on a 2-core machine.', found none."
         ]
     if not isinstance(measured, int | float) or measured <= 0:
         return [f"{_name(path)} has no measured time (metadata ray_course.seconds): run 'make notebooks'."]
-    promised = int(line.group(1))
-    if not measured / TIME_FACTOR <= promised <= measured * TIME_FACTOR:
+    promised = int(line["seconds"])
+    if not measured / TIME_FACTOR <= promised <= max(5, measured * TIME_FACTOR):
         return [f"{_at(path, 1)} promises {promised} seconds, but {measured} were measured: run 'make notebooks'."]
     return []
 
 
 @rule
+def first_result_comes_soon(path: Path, notebook: Any) -> list[str]:
+    """A lesson begins with the smallest program that does the thing: before settings, sizes and helpers."""
+    if kind_of(path) != "lesson":
+        return []
+    tagged = [(i, c) for i, c in _cells(notebook, "code") if "first-result" in _tags(c)]
+    if len(tagged) != 1:
+        return [f"{_name(path)}: expected one code cell with the tag first-result, found {len(tagged)}."]
+    number, cell = tagged[0]
+    before = [c for i, c in _cells(notebook, "code") if i <= number]
+    problems = []
+    lines = sum(_lines_of_code(c) for c in before)
+    if lines > FIRST_RESULT_LINES:
+        problems.append(
+            f"{_at(path, number)} shows the first result after {lines} lines of code, expected at most "
+            f"{FIRST_RESULT_LINES}, imports included."
+        )
+    if not any(output_text(o).strip() or "image/png" in o.get("data", {}) for o in cell.outputs):
+        problems.append(f"{_at(path, number)} has the tag first-result, but shows nothing.")
+    for i, tree in _trees(notebook):
+        helpers = sorted(_imported(tree, "helpers") - {"ray_options"}) if i <= number else []
+        problems += [f"{_at(path, i)} imports {name} of helpers before the first result." for name in helpers]
+    return problems
+
+
+def _lines_of_code(cell: Any) -> int:
+    return sum(1 for line in cell.source.splitlines() if line.strip() and not line.strip().startswith("#"))
+
+
+def _imported(tree: ast.AST, package: str) -> set[str]:
+    """The names that a cell takes from a package."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == package:
+            names |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {(a.asname or a.name).split(".")[0] for a in node.names if a.name.split(".")[0] == package}
+    return names
+
+
+@rule
 def length_is_that_of_a_lesson(path: Path, notebook: Any) -> list[str]:
-    """10 to 45 code cells and a bounded number of words; short cells in every notebook."""
+    """A bounded number of short cells and of words; single cells are short in every notebook."""
     problems = []
     for i, cell in _cells(notebook, "code"):
         lines = len(cell.source.strip("\n").splitlines())
@@ -346,12 +439,18 @@ def length_is_that_of_a_lesson(path: Path, notebook: Any) -> list[str]:
             problems.append(f"{_at(path, i)} is empty: delete it.")
         if words > MARKDOWN_WORDS:
             problems.append(f"{_at(path, i)} is a wall of {words} words, expected at most {MARKDOWN_WORDS}: split it.")
-    if is_solution(path):
+    kind = kind_of(path)
+    if kind not in CODE_CELLS:
         return problems
-    code = sum(1 for _, cell in _cells(notebook, "code") if cell.source.strip())
-    if not LESSON_CODE_CELLS[0] <= code <= LESSON_CODE_CELLS[1]:
-        low, high = LESSON_CODE_CELLS
-        problems.append(f"{_name(path)} has {code} code cells, expected {low} to {high}.")
+    sizes = [_lines_of_code(cell) for _, cell in _cells(notebook, "code") if cell.source.strip()]
+    low, high = CODE_CELLS[kind]
+    if not low <= len(sizes) <= high:
+        problems.append(f"{_name(path)} has {len(sizes)} code cells, expected {low} to {high}.")
+    if kind != "old lesson" and sizes and statistics.median(sizes) > MEDIAN_LINES:
+        problems.append(
+            f"{_name(path)}: half of the code cells have more than {MEDIAN_LINES} lines "
+            f"(median {statistics.median(sizes):g}): show one thing in each."
+        )
     if total > LESSON_WORDS:
         problems.append(f"{_name(path)} has {total} words of Markdown, expected at most {LESSON_WORDS}.")
     return problems
@@ -366,7 +465,7 @@ def diagrams_are_drawn(path: Path, notebook: Any) -> list[str]:
             if token.type == "fence" and token.info.strip() == "mermaid":
                 count += 1
                 problems += [f"{_at(path, i)}: {problem}" for problem in _mermaid_problems(token.content)]
-    if not count and not is_solution(path):
+    if not count and kind_of(path) in ("lesson", "old lesson"):
         problems.append(f"{_name(path)} has no diagram: expected at least one ```mermaid block.")
     return problems
 
@@ -412,8 +511,8 @@ def ray_is_shut_down(path: Path, notebook: Any) -> list[str]:
 
 @rule
 def key_figure_is_shown(path: Path, notebook: Any) -> list[str]:
-    """One cell of a lesson, tagged key-figure, ends in a line of text for the table of the run."""
-    if is_solution(path):
+    """One cell of a lesson or deep dive, tagged key-figure, ends in a line of text for the table of the run."""
+    if kind_of(path) in ("solution", "reference"):
         return []
     tagged = [(i, c) for i, c in _cells(notebook, "code") if "key-figure" in _tags(c)]
     if len(tagged) != 1:
@@ -430,23 +529,61 @@ def key_figure_is_shown(path: Path, notebook: Any) -> list[str]:
 @rule
 def exercises_have_checks_and_solutions(path: Path, notebook: Any) -> list[str]:
     """exercise-N, then check-N, and solution-N with its check-N in the notebook of solutions."""
-    if is_solution(path):
+    kind = kind_of(path)
+    if kind == "solution":
         return _pairs(path, notebook, "solution")
+    if kind == "reference":
+        return []
     numbers = _tagged(notebook, "exercise")
-    low, high = EXERCISES
+    low, high = EXERCISES[kind]
     problems = _pairs(path, notebook, "exercise")
     if not low <= len(numbers) <= high:
         problems.append(f"{_name(path)} has {len(numbers)} exercises, expected {low} to {high} (tags exercise-N).")
     if sorted(numbers) != list(range(1, len(numbers) + 1)):
         problems.append(f"{_name(path)}: the exercises have the numbers {sorted(numbers)}, expected 1, 2, ... .")
-    companion = path.parent / SOLUTIONS / path.name
+    companion = solutions_of(path)
     if not companion.is_file():
-        return [*problems, f"{_name(path)} has no solutions: expected {SOLUTIONS}/{path.name}."]
+        expected = f"{SOLUTIONS}/{path.name}"
+        return [*problems, f"{_name(path)} has no solutions: expected {expected}."] if numbers else problems
     solved = _tagged(load(companion), "solution")
     for number in sorted(numbers.keys() ^ solved.keys()):
         has, lacks = ("an exercise", "solution") if number in numbers else ("a solution", "exercise")
         problems.append(f"{_name(path)}: number {number} is {has} without a cell tagged {lacks}-{number}.")
     return problems
+
+
+@rule
+def exercises_come_early_and_in_ray(path: Path, notebook: Any) -> list[str]:
+    """The first exercise stands in the first half of a lesson, and half of the solutions call Ray."""
+    if kind_of(path) != "lesson":
+        return []
+    code = [cell for _, cell in _cells(notebook, "code")]
+    places = [k for k, cell in enumerate(code, 1) if any(re.fullmatch(r"exercise-\d+", tag) for tag in _tags(cell))]
+    problems = []
+    if places and places[0] > len(code) / 2:
+        problems.append(
+            f"{_name(path)}: the first exercise is code cell {places[0]} of {len(code)}: let readers do something "
+            "within the first half."
+        )
+    companion = solutions_of(path)
+    if companion.is_file():
+        solved = load(companion)
+        names = {"ray"}.union(*(_imported(tree, "ray") for _, tree in _trees(solved)))
+        solutions = [c for _, c in _cells(solved, "code") if any(t.startswith("solution-") for t in _tags(c))]
+        in_ray = sum(_calls_ray(_python(cell), names) for cell in solutions)
+        if in_ray * 2 < len(solutions):
+            problems.append(
+                f"{_name(path)}: {in_ray} of {len(solutions)} solutions call Ray, expected at least half of them."
+            )
+    return problems
+
+
+def _calls_ray(tree: ast.AST, names: set[str]) -> bool:
+    """Whether code uses Ray: a name that comes from it, or a `.remote`."""
+    return any(
+        (isinstance(node, ast.Name) and node.id in names) or (isinstance(node, ast.Attribute) and node.attr == "remote")
+        for node in ast.walk(tree)
+    )
 
 
 def _pairs(path: Path, notebook: Any, kind: str) -> list[str]:

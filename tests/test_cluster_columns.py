@@ -14,8 +14,9 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from tests import cluster_column, notebook_outputs
 from tests.cluster_column import COUNTS, EXCEPTIONS, GPU_SETTINGS, Cluster, Column, column_settings, override_problems
-from tests.notebook_rules import NOTEBOOKS
+from tests.notebook_rules import is_solution, notebook_paths
 
+WITHOUT_SOLUTIONS = [path for path in notebook_paths() if not is_solution(path)]
 # A cell may take this long, on a machine that is busy with something else, too.
 SECONDS_PER_CELL = 600
 
@@ -92,7 +93,6 @@ COLUMNS = [
         },
         on_both_nodes="ServeReplica:gptj:tuned",
         until="bad-input",
-        always=True,
     ),
 ]
 # The names of Ray's own actors that stay on a cluster when a notebook has left it.
@@ -165,7 +165,7 @@ def test_all_cells_of_the_cluster_column_run(column: Column, cluster: Cluster, t
 
 @pytest.mark.fast
 def test_every_notebook_with_two_sizes_is_in_the_table() -> None:
-    with_sizes = {path.stem for path in NOTEBOOKS.glob("*.ipynb") if column_settings(path)}
+    with_sizes = {notebook_outputs.notebook_name(path) for path in WITHOUT_SOLUTIONS if column_settings(path)}
     listed = [column.notebook for column in COLUMNS]
     assert sorted(listed) == sorted(with_sizes), (
         "COLUMNS in tests/test_cluster_columns.py must name each notebook with a size cell once: "
@@ -188,7 +188,7 @@ def test_no_gpu_is_asked_for(column: Column) -> None:
 
 @pytest.mark.fast
 def test_names_that_may_be_overridden_exist() -> None:
-    known = {name for path in NOTEBOOKS.glob("*.ipynb") for name in column_settings(path)}
+    known = {name for path in WITHOUT_SOLUTIONS for name in column_settings(path)}
     unknown = (COUNTS | GPU_SETTINGS | set(EXCEPTIONS)) - known
     assert not unknown, f"tests/cluster_column.py names settings that no notebook has: {sorted(unknown)}."
 

@@ -23,8 +23,10 @@ from helpers.exercises import serve as serving
 from helpers.exercises import start_here, tasks_and_actors, verdict, watched
 from helpers.exercises.verdict import Verdict, exercise_check, right
 from tests.exercise_answers import n00, n01, n02, n03, n04, n05, n06, n07, n08
+from tests.notebook_outputs import is_solution, notebook_name
+from tests.notebook_rules import NOTEBOOKS, notebook_paths
 
-NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+# A deep dive is named with its folder: "deep_dives/actor_patterns".
 ANSWERS = {
     "00_start_here": n00,
     "01_tasks_and_actors": n01,
@@ -48,10 +50,17 @@ def named(answer: Any, place: int) -> str:
     return f"{place}-{getattr(answer, '__name__', type(answer).__name__)}"
 
 
+def short_name(notebook: str) -> str:
+    """The number of a lesson, or the file name of a deep dive."""
+    return Path(notebook).name if "/" in notebook else notebook[:2]
+
+
 def cases(which: int) -> list[Any]:
     """A test for each wrong (1) or right (2) answer, with a name that finds it in its module."""
     return [
-        pytest.param(exercise[0], case, id=f"{notebook[:2]}-{number}-{named(case[0] if which == 1 else case, place)}")
+        pytest.param(
+            exercise[0], case, id=f"{short_name(notebook)}-{number}-{named(case[0] if which == 1 else case, place)}"
+        )
         for (notebook, number), exercise in EXERCISES.items()
         for place, case in enumerate(exercise[which])
     ]
@@ -131,7 +140,7 @@ def test_stub_is_not_solved_yet(services: Callable, notebook: str, number: int) 
 def test_solution_is_right(services: Callable, notebook: str, number: int) -> None:
     check = EXERCISES[notebook, number][0]
     services(check)
-    solution = cell_with(f"solutions/{notebook}", f"solution-{number}")
+    solution = cell_with(f"solutions/{Path(notebook).name}", f"solution-{number}")
     found = verdict_of_cells(solution, cell_with(notebook, f"check-{number}"), check)
     assert found.status == "right", found
 
@@ -193,8 +202,9 @@ def test_check_never_raises(services: Callable, hasty: None, notebook: str, numb
 @pytest.mark.fast
 def test_answers_are_many() -> None:
     exercises = {
-        (path.stem, int(tag.removeprefix("exercise-")))
-        for path in NOTEBOOKS.glob("*.ipynb")
+        (notebook_name(path), int(tag.removeprefix("exercise-")))
+        for path in notebook_paths()
+        if not is_solution(path)
         for cell in nbformat.read(path, 4).cells
         for tag in cell.metadata.get("tags", [])
         if tag.startswith("exercise-")

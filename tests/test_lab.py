@@ -91,3 +91,8 @@ def test_nothing_is_asked_about_news(lab: str) -> None:
 
 def test_without_the_token_nobody_gets_in(lab: str) -> None:
     assert requests.get(f"{lab}/api/contents/work", timeout=30).status_code == 403
+
+
+def test_kernels_keep_ray_from_building_environments_under_uv_run(lab: str) -> None:
+    spec = get(f"{lab}/api/kernelspecs")["kernelspecs"]["python3"]["spec"]
+    assert spec["env"] == {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}

@@ -1,4 +1,4 @@
-"""Code cells of 03 and 04 that must be right on every machine, taken out of the notebooks and run on small inputs."""
+"""Code cells of the lessons that must be right on every machine, taken out of the notebooks and run on small inputs."""
 
 from __future__ import annotations
 
@@ -26,31 +26,50 @@ def cell(notebook: str, contains: str) -> str:
     return found[0]
 
 
-# --- 04: number formats -----------------------------------------------------------------------------------------------
+# --- Deep dive of 04: number formats ----------------------------------------------------------------------------------
+
+ONE_CORE = "deep_dives/one_core_well_used"
+
+
+def names_of_the_choice(fast_with_bf16: bool, rates: dict[str, float]) -> tuple[dict[str, Any], list[str]]:
+    """What the cells that choose settings leave behind, and the settings that they measured."""
+    measured: list[str] = []
+
+    def measure(choices: dict[str, Any]) -> dict[str, float]:
+        measured.extend(choices)
+        return {name: rates.get(name, 100.0) for name in choices}
+
+    names: dict[str, Any] = {
+        "ray": types.SimpleNamespace(get=lambda result: result),
+        "measure_in_turns": types.SimpleNamespace(remote=measure),
+        "plots": types.SimpleNamespace(bars=lambda *a, **k: None),
+        "cpu_supports_bf16": lambda: fast_with_bf16,
+    }
+    for part in ("choices = {", "rates = ray.get(", "tried = {"):
+        exec(cell(ONE_CORE, part), names)
+    return names, measured
 
 
 @pytest.mark.fast
 @pytest.mark.parametrize("fast_with_bf16", [True, False])
-@pytest.mark.parametrize("use_gpu", [True, False])
-def test_bf16_is_neither_measured_nor_used_where_it_is_slow(fast_with_bf16: bool, use_gpu: bool) -> None:
-    measured: list[dict[str, Any]] = []
+def test_bf16_is_neither_measured_nor_used_where_it_is_slow(fast_with_bf16: bool) -> None:
+    names, measured = names_of_the_choice(fast_with_bf16, {"batch 64, bfloat16": 150.0})
+    assert ("batch 64, bfloat16" in measured) is fast_with_bf16
+    assert names["options"] == {"channels_last": False, "bf16": fast_with_bf16}
 
-    def speed(**trial: Any) -> float:
-        measured.append(trial)
-        return 150.0 if trial.get("bf16") else 100.0
 
-    names: dict[str, Any] = {
-        "ray": types.SimpleNamespace(get=lambda result: result),
-        "measure_task": types.SimpleNamespace(remote=speed),
-        "plots": types.SimpleNamespace(bars=lambda *a, **k: None),
-        "cpu_supports_bf16": lambda: fast_with_bf16,
-        "size": types.SimpleNamespace(use_gpu=use_gpu),
-    }
-    exec(cell("04_train_fashion_mnist", "trials = {"), names)
-    exec(cell("04_train_fashion_mnist", "tried = {"), names)
-    assert any(trial.get("bf16") for trial in measured) is fast_with_bf16
-    assert names["on_cpu"] == {"channels_last": False, "bf16": fast_with_bf16}
-    assert names["options"] == ({"channels_last": True, "bf16": True} if use_gpu else names["on_cpu"])
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("rate", "line"),
+    [
+        (109.4, "channels_last: 1.094 times as fast, taken: False"),
+        (109.97, "channels_last: 1.100 times as fast, taken: True"),
+        (110.0, "channels_last: 1.100 times as fast, taken: True"),
+    ],
+)
+def test_the_printed_gain_and_the_choice_agree(rate: float, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    names_of_the_choice(False, {"batch 64, channels last": rate})
+    assert line in capsys.readouterr().out
 
 
 # --- 03: every row, equal numbers of batches --------------------------------------------------------------------------
@@ -84,15 +103,15 @@ def test_repeated_files_are_read_as_often_as_they_are_listed(
     assert np.bincount(read["id"]).tolist() == [3] * 100
 
 
-def numbers_of_batches(shard_batches: Any, iterators: list[Any]) -> list[int]:
-    """How many batches each of two workers gets, with what the notebook asks of its shard."""
+def numbers_of_batches(shard_batches: Any, iterators: list[Any], config: dict[str, int]) -> list[int]:
+    """How many batches each of two workers gets, with what notebook 04 asks of its shard."""
     import ray
 
     @ray.remote(num_cpus=0)
     def count(iterator: Any) -> int:
         shards = types.SimpleNamespace(get_dataset_shard=lambda name: iterator)
         shard_batches.__globals__["ray"] = types.SimpleNamespace(train=shards)
-        return sum(1 for _ in shard_batches())
+        return sum(1 for _ in shard_batches(config))
 
     return ray.get([count.remote(iterator) for iterator in iterators])
 
@@ -104,13 +123,37 @@ def uneven(rows: int, blocks: int) -> Any:
     cuts = sorted(random.Random(0).sample(range(1, rows), blocks - 1))
     ends = [0, *cuts, rows]
     parts = [np.arange(start, end) for start, end in zip(ends, ends[1:], strict=False)]
-    return ray.data.from_pandas([pd.DataFrame({"picture": part, "label": part}) for part in parts])
+    return ray.data.from_pandas([pd.DataFrame({"image": part, "label": part}) for part in parts])
 
 
 def test_workers_get_equal_numbers_of_batches(quiet_data: Any) -> None:
-    names: dict[str, Any] = {"nn": None, "torch": None, "time": None}
-    exec(cell("03_ray_data", "def shard_batches("), names)
+    names: dict[str, Any] = {}
+    exec(cell("04_train_fashion_mnist", "def shard_batches("), names)
+    config = {"epochs": 1, "batch_per_worker": 100}
     for rows, blocks in ((10_000, 7), (10_100, 5), (10_001, 3)):
         iterators = uneven(rows, blocks).streaming_split(2, equal=True)
-        one, other = numbers_of_batches(names["shard_batches"], iterators)
-        assert one == other >= rows // 200, f"{rows} rows in {blocks} blocks: {one} and {other} batches"
+        settings = {**config, "steps_per_epoch": -(-(rows // 2) // 100)}
+        one, other = numbers_of_batches(names["shard_batches"], iterators, settings)
+        assert one == other == settings["steps_per_epoch"], f"{rows} rows in {blocks} blocks: {one} and {other} batches"
+
+
+@pytest.mark.fast
+def test_a_resumed_run_sees_the_batches_that_are_left() -> None:
+    """Of an interrupted epoch those after the step, in the order of that epoch; earlier epochs are not read at all."""
+    names: dict[str, Any] = {}
+    exec(cell("04_train_fashion_mnist", "def shard_batches("), names)
+    seeds: list[int] = []
+
+    def stream(local_shuffle_seed: int, **options: Any) -> Any:
+        seeds.append(local_shuffle_seed)
+        return [{"image": (local_shuffle_seed, place), "label": place} for place in range(4)]
+
+    shard = types.SimpleNamespace(iter_torch_batches=stream)
+    names["ray"] = types.SimpleNamespace(train=types.SimpleNamespace(get_dataset_shard=lambda name: shard))
+    config = {"epochs": 3, "steps_per_epoch": 4, "batch_per_worker": 100}
+    whole = list(names["shard_batches"](config))
+    assert [step for step, _, _ in whole] == list(range(1, 13))
+    for done in range(13):
+        seeds.clear()
+        assert list(names["shard_batches"](config, done)) == whole[done:]
+        assert seeds == [epoch for epoch in range(3) if 4 * (epoch + 1) > done]

@@ -27,11 +27,11 @@ import os
 from tests import expectations, notebook_plugin
 notebook_plugin.GRACE_SECONDS = 3.0
 os.environ["SET_BY_A_TEST"] = "1"
-expectations.SECONDS = {"slow": 0.1}
+expectations.SECONDS = {"slow": 0.1, "deep_dives/slow_dive": 0.1}
 expectations.MEMORY_GB = 0.5
 expectations.EXPECTATIONS[:] = [
     expectations.Expectation(name, "score", r"score ([0-9.]+)", "the score", at_least=0.85)
-    for name in ("good", "low_score", "no_score")
+    for name in ("good", "low_score", "no_score", "deep_dives/good_dive", "deep_dives/low_dive", "reference/low_page")
 ]
 """
 MARKERS = {"RAY_COURSE_RUN", "PYTEST_CURRENT_TEST"}
@@ -77,6 +77,12 @@ NOTEBOOKS = {
     "no_verdict": [code("None", "check-1")],
     "solutions/wrong": [Verdict.cell("not right: got 1, expected 2.")],
     "solutions/right": [Verdict.cell("right: well done")],
+    "deep_dives/good_dive": [code("print('score 0.90')", "score"), Verdict.cell("not solved yet: replace the stub")],
+    "deep_dives/low_dive": [code("print('score 0.10')", "score")],
+    "deep_dives/slow_dive": [code("import time; time.sleep(1.8)")],
+    "deep_dives/solved_dive": [Verdict.cell("right: well done")],
+    "solutions/slow_dive": [code("import time; time.sleep(1.8)")],
+    "reference/low_page": [code("print('score 0.10')", "score")],
     "left_process": [code("import subprocess; p = subprocess.Popen(['sleep', '612'], start_new_session=True)")],
     "left_file": [code("import pathlib, tempfile\npathlib.Path('stray.txt').write_text('x'); tempfile.mkstemp()")],
     "overwrites_itself": [code("open('overwrites_itself.ipynb', 'a').write(' ')")],
@@ -88,7 +94,8 @@ NOTEBOOKS = {
 
 
 def make_project(folder: Path, names: list[str]) -> None:
-    (folder / "solutions").mkdir(parents=True)
+    for name in notebook_outputs.FOLDERS:
+        (folder / name).mkdir(parents=True)
     (folder / "conftest.py").write_text(CONFTEST)
     (folder / "pytest.ini").write_text("[pytest]\n")
     for name in names:
@@ -130,6 +137,11 @@ RED = {
     "hanging": ("cell 1 failed: ", "timed out", "after 4 seconds"),
     "solved_lesson": ("cell 1 (check-1)", "'not solved yet'", "right: well done"),
     "no_verdict": ("cell 1 (check-1)", "found ''"),
+    "deep_dives/low_dive": ("the score is 0.10, expected at least 0.85",),
+    "deep_dives/slow_dive": (" s, but 0.1 s are promised",),
+    "deep_dives/solved_dive": ("cell 1 (check-1)", "'not solved yet'", "right: well done"),
+    "reference/low_page": ("the score is 0.10, expected at least 0.85",),
+    "solutions/slow_dive": (" s, but 0.1 s are promised",),
     "solutions/wrong": ("cell 1 (check-1)", "'right:'", "not right: got 1"),
     "left_process": ("after 3 s it still runs sleep (pid ", "sleep 612"),
     "left_file": ("changed the repository: stray.txt (new)", "temporary files: tmp"),
@@ -239,9 +251,34 @@ def test_an_expectation_that_cannot_fail_is_refused() -> None:
 
 
 @pytest.mark.fast
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("notebooks/01_x.ipynb", "01_x"),
+        ("notebooks/deep_dives/x.ipynb", "deep_dives/x"),
+        ("notebooks/reference/x.ipynb", "reference/x"),
+        ("notebooks/solutions/01_x.ipynb", "solutions/01_x"),
+    ],
+)
+def test_a_notebook_is_named_with_its_folder(path: str, name: str) -> None:
+    assert notebook_outputs.notebook_name(Path(path)) == name
+    assert notebook_outputs.is_solution(Path(path)) is name.startswith("solutions/")
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [("01_x", 5), ("solutions/01_x", 5), ("deep_dives/y", 7), ("solutions/y", 7), ("reference/z", 240), ("y_x", 240)],
+)
+def test_solutions_share_the_limit_of_what_they_solve(name: str, limit: float) -> None:
+    assert expectations.limit_of(name, {"01_x": 5, "deep_dives/y": 7}, 240) == limit
+
+
+@pytest.mark.fast
 def test_expectations_and_limits_name_notebooks_that_exist() -> None:
     names = {notebook_outputs.notebook_name(p) for p in (REPOSITORY / "notebooks").rglob("*.ipynb")}
-    unknown = {*expectations.SECONDS, *(e.notebook for e in expectations.EXPECTATIONS)} - names
+    limits = {*expectations.SECONDS, *expectations.MEMORY_GB_OF}
+    unknown = {*limits, *(e.notebook for e in expectations.EXPECTATIONS)} - names
     assert not unknown, f"tests/expectations.py names notebooks that do not exist: {sorted(unknown)}"
 
 

@@ -10,8 +10,9 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from tests import notebook_rules
 from tests.forbidden import machine_paths
-from tests.notebook_rules import RULES, SOLUTIONS, TIME_FACTOR, load
+from tests.notebook_rules import DEEP_DIVES, REFERENCE, RULES, SOLUTIONS, TIME_FACTOR, load
 
 pytestmark = pytest.mark.fast
 
@@ -19,7 +20,7 @@ OPENING = """# 03 A lesson
 
 It shows one thing.
 
-**Time:** the cells run in about 40 seconds on a 2-core machine.
+**Time:** about 30 minutes with the exercises; the cells alone run in about 40 seconds on a 2-core machine.
 **You need:** lesson 02.
 **You will be able to**
 
@@ -35,6 +36,8 @@ flowchart LR
 
 ![A worker](picture.png) and [the recap](#Recap)."""
 PIXEL = "iVBORw0KGgo="
+LESSON, OLD_LESSON = "03_lesson.ipynb", "05_tune_asha.ipynb"
+DEEP_DIVE, REFERENCE_PAGE = f"{DEEP_DIVES}/patterns.ipynb", f"{REFERENCE}/older_code.ipynb"
 Edit = Callable[[Any], None]
 
 # Put together, so that this file passes the check that it tests.
@@ -57,23 +60,30 @@ def picture(alt: str | None) -> Any:
     return new_output("display_data", {"image/png": PIXEL}, metadata=metadata)
 
 
+READY = new_output("stream", name="stdout", text="ready\n")
+
+
+def exercise(number: int) -> list[Any]:
+    return [
+        code(f"answer{number} = ...", tag=f"exercise-{number}"),
+        code(f"print(answer{number})", result("not solved yet: replace the stub."), tag=f"check-{number}"),
+    ]
+
+
 def good_lesson() -> Any:
     cells = [
         new_markdown_cell(OPENING),
-        code('import ray\n\nray.init(num_cpus=2)\nprint("ready")', new_output("stream", name="stdout", text="ready\n")),
+        code('import ray\n\nray.init(num_cpus=2)\nprint("ready")', READY, tag="first-result"),
         new_markdown_cell(DIAGRAM),
-        *[code(f"x{i} = {i}") for i in range(12)],
+        *[code(f"x{i} = {i}") for i in range(6)],
+        new_markdown_cell("### Exercise 1: something"),
+        *exercise(1),
+        *exercise(2),
+        code("x6 = 6"),
         code("x1 + 1", result("2"), tag="key-figure"),
         code("x2", picture("A white square.")),
-        new_markdown_cell("## Older code you will meet\n\nNone."),
-        new_markdown_cell("## Exercises"),
-    ]
-    for number in (1, 2):
-        cells += [
-            code(f"answer{number} = ...", tag=f"exercise-{number}"),
-            code(f"print(answer{number})", result("not solved yet: replace the stub."), tag=f"check-{number}"),
-        ]
-    cells += [
+        new_markdown_cell("## More\n\nThere is always more."),
+        *[code(f"y{i} = {i}") for i in range(7)],
         new_markdown_cell("## On a cluster\n\nNothing changes."),
         code("x3"),
         new_markdown_cell("## Recap\n\nDone."),
@@ -82,14 +92,42 @@ def good_lesson() -> Any:
     return finished(cells)
 
 
+def good_old_lesson() -> Any:
+    """As good_lesson, in the pattern of the lessons that have not been rebuilt."""
+    cells = good_lesson().cells
+    cells[0].source = OPENING.replace("about 30 minutes with the exercises; the cells alone", "the cells")
+    cells[17].source = "## Older code you will meet\n\nNone.\n\n## Exercises"
+    return finished(cells)
+
+
+def good_deep_dive() -> Any:
+    cells = [
+        new_markdown_cell(OPENING),
+        *[code(f"x{i} = {i}") for i in range(6)],
+        code("x1 + 1", result("2"), tag="key-figure"),
+        new_markdown_cell("## Recap\n\nDone."),
+        code("import ray\n\nray.shutdown()"),
+    ]
+    return finished(cells)
+
+
+def good_reference() -> Any:
+    cells = [
+        new_markdown_cell("# All of it\n\nEach row ran."),
+        code("1 + 1", result("2")),
+        code("import ray\n\nray.shutdown()"),
+    ]
+    return finished(cells)
+
+
 def good_solution() -> Any:
-    cells = [new_markdown_cell("# Solutions of 03")]
+    cells = [new_markdown_cell("# Solutions of 03"), code("import ray")]
     for number in (1, 2):
         cells += [
-            code(f"answer{number} = {number}", tag=f"solution-{number}"),
+            code(f"answer{number} = {'ray.get' if number == 1 else 7}", tag=f"solution-{number}"),
             code(f"print(answer{number})", result("right: it is."), tag=f"check-{number}"),
         ]
-    return finished(cells)
+    return finished([*cells, code("ray.shutdown()")])
 
 
 def finished(cells: list[Any]) -> Any:
@@ -119,12 +157,19 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / SOLUTIONS).mkdir()
     (tmp_path / "picture.png").write_bytes(b"")
     (tmp_path / "page.md").write_text("# A page\n\n## What's here\n")
-    nbformat.write(good_lesson(), tmp_path / "03_lesson.ipynb")
-    nbformat.write(good_solution(), tmp_path / SOLUTIONS / "03_lesson.ipynb")
+    nbformat.write(good_lesson(), tmp_path / LESSON)
+    nbformat.write(good_solution(), tmp_path / SOLUTIONS / LESSON)
+    nbformat.write(good_old_lesson(), tmp_path / OLD_LESSON)
+    nbformat.write(good_solution(), tmp_path / SOLUTIONS / OLD_LESSON)
+    for where, notebook in ((DEEP_DIVE, good_deep_dive()), (REFERENCE_PAGE, good_reference())):
+        path = tmp_path / where
+        path.parent.mkdir()
+        (path.parent / "picture.png").write_bytes(b"")
+        nbformat.write(notebook, path)
     return tmp_path
 
 
-def problems_after(folder: Path, rule: str, edit: Edit, where: str = "03_lesson.ipynb") -> list[str]:
+def problems_after(folder: Path, rule: str, edit: Edit, where: str = LESSON) -> list[str]:
     """Change the good notebook, write it, read it back like the static checks do, and apply one rule."""
     path = folder / where
     notebook = load(path)
@@ -221,6 +266,22 @@ def many_code_cells(notebook: Any) -> None:
     notebook.cells[3:3] = [new_code_cell("z = 1") for _ in range(30)]
 
 
+def cells_of_nine_lines(notebook: Any) -> None:
+    for cell in notebook.cells[3:]:
+        if cell.cell_type == "code":
+            cell.source = "\n".join(f"z{i} = {i}" for i in range(9))
+
+
+def exercises_at_the_end(notebook: Any) -> None:
+    notebook.cells[25:25] = notebook.cells[9:14]
+    del notebook.cells[9:14]
+
+
+def left_on(notebook: Any) -> None:
+    notebook.cells[1].source = "import ray\n\nray.init()"
+    notebook.cells[-1].source = "x = 1"
+
+
 def no_outputs(notebook: Any) -> None:
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -265,19 +326,28 @@ BAD: list[tuple[str, str, Edit, str]] = [
         source(1, OPENING.replace("**Time:**", "**You need:** x\n**Time:**", 1)),
         "in the order",
     ),
-    ("headings_are_in_order", "missing", source(18, "Older code."), "'## Older code you will meet' once"),
-    ("headings_are_in_order", "wrong order", moved(18, 19), "expected ['Older code"),
+    ("headings_are_in_order", "missing", source(26, "Nothing changes."), "'## On a cluster' once"),
+    ("headings_are_in_order", "wrong order", moved(26, 29), "expected ['On a cluster"),
     ("headings_are_in_order", "twice", source(3, "## Recap"), "found it 2 times"),
-    ("headings_are_in_order", "after the recap", replaced(26, "Done.", "Done.\n\n## More"), "'## More' follows"),
-    ("time_is_measured", "no line", replaced(1, "about 40 seconds", "a minute"), "expected a line '**Time:**"),
+    ("headings_are_in_order", "after the recap", replaced(28, "Done.", "Done.\n\n## More"), "'## More' follows"),
+    ("time_is_measured", "no line", replaced(1, "about 40 seconds on", "a minute on"), "expected a line '**Time:**"),
     ("time_is_measured", "never measured", metadata("ray_course", {}), "no measured time"),
     ("time_is_measured", "promise too low", metadata("ray_course", {"seconds": 61}), "promises 40 seconds, but 61"),
     ("time_is_measured", "promise too high", metadata("ray_course", {"seconds": 26}), "promises 40 seconds, but 26"),
+    ("time_is_measured", "no study time", replaced(1, "about 30 minutes with the exercises; ", ""), "about M minutes"),
+    ("first_result_comes_soon", "none", tagged(2), "found 0"),
+    ("first_result_comes_soon", "two", tagged(4, "first-result"), "found 2"),
+    ("first_result_comes_soon", "silent", shown(2), "shows nothing"),
+    ("first_result_comes_soon", "late", source(2, "\n".join(["x = 1", "# why"] * 16)), "after 16 lines of code"),
+    ("first_result_comes_soon", "helper", source(2, "from helpers import data"), "imports data of helpers"),
+    ("first_result_comes_soon", "import helpers", source(2, "import helpers.data"), "imports helpers of helpers"),
+    ("exercises_come_early_and_in_ray", "late", exercises_at_the_end, "the first exercise is code cell"),
     ("length_is_that_of_a_lesson", "long cell", long_code, "cell 4 has 26 lines"),
     ("length_is_that_of_a_lesson", "wall", source(3, "word " * 221), "cell 3 is a wall of 221 words"),
     ("length_is_that_of_a_lesson", "empty cell", source(3, ""), "cell 3 is empty"),
-    ("length_is_that_of_a_lesson", "too few", few_code_cells, "code cells, expected 10 to 45"),
-    ("length_is_that_of_a_lesson", "too many", many_code_cells, "code cells, expected 10 to 45"),
+    ("length_is_that_of_a_lesson", "too few", few_code_cells, "code cells, expected 18 to 30"),
+    ("length_is_that_of_a_lesson", "too many", many_code_cells, "code cells, expected 18 to 30"),
+    ("length_is_that_of_a_lesson", "long cells", cells_of_nine_lines, "half of the code cells have more than 8 lines"),
     ("length_is_that_of_a_lesson", "many words", many_cells(13), "words of Markdown"),
     ("diagrams_are_drawn", "none", source(3, "## How it works"), "no diagram"),
     ("diagrams_are_drawn", "empty", source(3, "```mermaid\n\n```"), "empty"),
@@ -286,20 +356,20 @@ BAD: list[tuple[str, str, Edit, str]] = [
     ("diagrams_are_drawn", "open bracket", replaced(3, "[worker]", "[worker"), "close each one"),
     ("diagrams_are_drawn", "open quotation", replaced(3, '"driver (you)"', '"driver'), "quotation mark"),
     ("diagrams_are_drawn", "open subgraph", replaced(3, "flowchart LR", "flowchart LR\nsubgraph s"), "'subgraph'"),
-    ("ray_is_shut_down", "not at all", source(27, "x1"), "does not call ray.shutdown()"),
-    ("ray_is_shut_down", "not called", source(27, "ray.shutdown"), "does not call ray.shutdown()"),
-    ("ray_is_shut_down", "too early", moved(27, 5), "does not call ray.shutdown()"),
+    ("ray_is_shut_down", "not at all", source(29, "x1"), "does not call ray.shutdown()"),
+    ("ray_is_shut_down", "not called", source(29, "ray.shutdown"), "does not call ray.shutdown()"),
+    ("ray_is_shut_down", "too early", moved(29, 5), "does not call ray.shutdown()"),
     ("key_figure_is_shown", "none", tagged(16), "found 0"),
     ("key_figure_is_shown", "two", tagged(15, "key-figure"), "found 2"),
     ("key_figure_is_shown", "no output", shown(16), "no text output"),
-    ("exercises_have_checks_and_solutions", "one only", tagged(22), "cell 23: check-2 has no cell tagged exercise-2"),
-    ("exercises_have_checks_and_solutions", "no check", tagged(21), "exercise-1 has no check"),
-    ("exercises_have_checks_and_solutions", "check first", moved(21, 20), "must come after"),
+    ("exercises_have_checks_and_solutions", "one only", tagged(13), "cell 14: check-2 has no cell tagged exercise-2"),
+    ("exercises_have_checks_and_solutions", "no check", tagged(12), "exercise-1 has no check"),
+    ("exercises_have_checks_and_solutions", "check first", moved(12, 11), "must come after"),
     ("exercises_have_checks_and_solutions", "no solution", third_exercise, "tagged solution-3"),
-    ("exercises_have_checks_and_solutions", "numbers", tagged(22, "exercise-5"), "expected 1, 2"),
+    ("exercises_have_checks_and_solutions", "numbers", tagged(13, "exercise-5"), "expected 1, 2"),
     ("exercises_have_checks_and_solutions", "tag twice", tagged(4, "exercise-1"), "exercise-1 is on 2 cells"),
-    ("checks_say_what_they_should", "solved", shown(21, result("right: yes.")), "check-1 must show 'not solved yet:"),
-    ("checks_say_what_they_should", "silent", shown(21), "shows 'nothing'"),
+    ("checks_say_what_they_should", "solved", shown(12, result("right: yes.")), "check-1 must show 'not solved yet:"),
+    ("checks_say_what_they_should", "silent", shown(12), "shows 'nothing'"),
     ("outputs_are_committed", "not run", cell_set(4, "execution_count", None), "cell 4 has the execution count None"),
     ("outputs_are_committed", "out of order", cell_set(4, "execution_count", 9), "cell 4 has the execution count 9"),
     ("outputs_are_committed", "stripped", no_outputs, "no outputs"),
@@ -340,16 +410,40 @@ BAD: list[tuple[str, str, Edit, str]] = [
     ("code_is_safe", "python -m pip", source(4, "!python -m pip install x"), "installs"),
 ]
 
+BAD_OLD_LESSONS: list[tuple[str, str, Edit, str]] = [
+    ("headings_are_in_order", "missing", source(18, "## Exercises"), "'## Older code you will meet' once"),
+    ("time_is_measured", "no line", replaced(1, "about 40 seconds on", "a minute on"), "expected a line '**Time:**"),
+    ("length_is_that_of_a_lesson", "too few", few_code_cells, "code cells, expected 10 to 45"),
+    ("exercises_have_checks_and_solutions", "no solution", third_exercise, "tagged solution-3"),
+]
+
+BAD_DEEP_DIVES: list[tuple[str, str, Edit, str]] = [
+    ("opening_is_complete", "line missing", replaced(1, "**You need:**", "Needed:"), "lacks **You need:**"),
+    ("headings_are_in_order", "no recap", source(9, "Done."), "'## Recap' once"),
+    ("time_is_measured", "never measured", metadata("ray_course", {}), "no measured time"),
+    ("length_is_that_of_a_lesson", "too few", few_code_cells, "code cells, expected 6 to 30"),
+    ("length_is_that_of_a_lesson", "long cells", cells_of_nine_lines, "more than 8 lines"),
+    ("exercises_have_checks_and_solutions", "no solution", third_exercise, "has no solutions"),
+    ("key_figure_is_shown", "none", tagged(8), "found 0"),
+    ("ray_is_shut_down", "not at all", source(10, "x1"), "does not call ray.shutdown()"),
+]
+
+BAD_REFERENCES: list[tuple[str, str, Edit, str]] = [
+    ("opening_is_complete", "no title", source(1, "All of it"), "'# Title'"),
+    ("outputs_are_clean", "error", shown(2, ERROR), "cell 2 shows the error ValueError"),
+    ("ray_is_shut_down", "not at all", source(3, "x1 = 1"), "does not call ray.shutdown()"),
+]
+
 BAD_SOLUTIONS: list[tuple[str, str, Edit, str]] = [
     ("opening_is_complete", "no title", source(1, "Solutions"), "'# Title'"),
-    ("exercises_have_checks_and_solutions", "no check", tagged(3), "solution-1 has no check"),
-    ("checks_say_what_they_should", "wrong", shown(3, result("not right: got 1.")), "must show 'right: ...'"),
-    ("ray_is_shut_down", "left on", source(2, "ray.init()"), "does not call ray.shutdown()"),
+    ("exercises_have_checks_and_solutions", "no check", tagged(4), "solution-1 has no check"),
+    ("checks_say_what_they_should", "wrong", shown(4, result("not right: got 1.")), "must show 'right: ...'"),
+    ("ray_is_shut_down", "left on", left_on, "does not call ray.shutdown()"),
     ("outputs_are_clean", "error", shown(2, ERROR), "solutions/03_lesson.ipynb, cell 2"),
 ]
 
 ACCEPTED: list[tuple[str, str, Edit]] = [
-    ("headings_are_in_order", "going further", source(25, "## Going further")),
+    ("headings_are_in_order", "other sections", source(18, "## Going further")),
     ("time_is_measured", "just within", metadata("ray_course", {"seconds": 40 * TIME_FACTOR})),
     ("input_is_local", "cluster column", source(4, CLUSTER)),
     ("input_is_local", "named settings", source(4, 'all = {"a": (1, "s3://b")}\nsize = choose_size(all)')),
@@ -374,8 +468,8 @@ def identify(case: tuple[Any, ...]) -> str:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_good_notebooks_have_no_problem(folder: Path, rule: str) -> None:
-    for path in (folder / "03_lesson.ipynb", folder / SOLUTIONS / "03_lesson.ipynb"):
-        assert RULES[rule](path, load(path)) == []
+    for where in (LESSON, OLD_LESSON, DEEP_DIVE, REFERENCE_PAGE, f"{SOLUTIONS}/{LESSON}"):
+        assert RULES[rule](folder / where, load(folder / where)) == []
 
 
 @pytest.mark.parametrize("case", BAD, ids=identify)
@@ -386,10 +480,21 @@ def test_bad_lesson_goes_red(folder: Path, case: tuple[str, str, Edit, str]) -> 
     assert all("03_lesson.ipynb" in problem and "\n" not in problem for problem in problems), problems
 
 
-@pytest.mark.parametrize("case", BAD_SOLUTIONS, ids=identify)
-def test_bad_solution_goes_red(folder: Path, case: tuple[str, str, Edit, str]) -> None:
+OTHERS = {
+    OLD_LESSON: BAD_OLD_LESSONS,
+    DEEP_DIVE: BAD_DEEP_DIVES,
+    REFERENCE_PAGE: BAD_REFERENCES,
+    f"{SOLUTIONS}/{LESSON}": BAD_SOLUTIONS,
+}
+
+
+@pytest.mark.parametrize(
+    ("where", "case"),
+    [pytest.param(where, case, id=f"{where}-{identify(case)}") for where, cases in OTHERS.items() for case in cases],
+)
+def test_other_bad_notebook_goes_red(folder: Path, where: str, case: tuple[str, str, Edit, str]) -> None:
     rule, _, edit, words = case
-    problems = problems_after(folder, rule, edit, f"{SOLUTIONS}/03_lesson.ipynb")
+    problems = problems_after(folder, rule, edit, where)
     assert any(words in problem for problem in problems), problems
 
 
@@ -400,10 +505,46 @@ def test_borderline_lesson_is_accepted(folder: Path, case: tuple[str, str, Edit]
 
 
 def test_lesson_without_solutions_goes_red(folder: Path) -> None:
-    (folder / SOLUTIONS / "03_lesson.ipynb").unlink()
-    path = folder / "03_lesson.ipynb"
+    (folder / SOLUTIONS / LESSON).unlink()
+    path = folder / LESSON
     problems = RULES["exercises_have_checks_and_solutions"](path, load(path))
     assert problems == ["03_lesson.ipynb has no solutions: expected solutions/03_lesson.ipynb."]
+
+
+def test_lesson_whose_solutions_do_without_ray_goes_red(folder: Path) -> None:
+    solutions = folder / SOLUTIONS / LESSON
+    notebook = load(solutions)
+    notebook.cells[2].source = "answer1 = 1"
+    solutions.write_text(nbformat.v4.writes(notebook))
+    problems = RULES["exercises_come_early_and_in_ray"](folder / LESSON, load(folder / LESSON))
+    assert problems == ["03_lesson.ipynb: 0 of 2 solutions call Ray, expected at least half of them."]
+
+
+def test_notebooks_are_found_in_all_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["01_a.ipynb", "02_b.ipynb", "deep_dives/a.ipynb", "reference/c.ipynb", "solutions/01_a.ipynb"]
+    for name in [*reversed(names), "deep_dives/.ipynb_checkpoints/a.ipynb", "deep_dives/picture.png"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.setattr(notebook_rules, "NOTEBOOKS", tmp_path)
+    assert notebook_rules.notebook_paths() == [tmp_path / name for name in names]
+
+
+def test_kinds_of_notebooks(tmp_path: Path) -> None:
+    kinds = ("is_lesson", "is_deep_dive", "is_reference", "is_solution")
+    paths = [tmp_path / name for name in ("01_a.ipynb", "deep_dives/a.ipynb", "reference/c.ipynb", "solutions/a.ipynb")]
+    for path, kind in zip(paths, kinds, strict=True):
+        assert [name for name in kinds if getattr(notebook_rules, name)(path)] == [kind]
+    assert notebook_rules.solutions_of(paths[0]) == tmp_path / "solutions" / "01_a.ipynb"
+    assert notebook_rules.solutions_of(paths[1]) == tmp_path / "solutions" / "a.ipynb"
+
+
+def test_a_problem_names_the_folder_and_a_link_leads_back_to_the_lesson(folder: Path) -> None:
+    path = folder / "deep_dives" / "dive.ipynb"
+    links = "[back](../03_lesson.ipynb#Recap), [solved](../solutions/03_lesson.ipynb), [lost](03_lesson.ipynb)"
+    nbformat.write(finished([new_markdown_cell(links)]), path)
+    problems = RULES["links_resolve"](path, load(path))
+    assert len(problems) == 1 and "'03_lesson.ipynb' leads nowhere" in problems[0]
+    assert problems[0].startswith("deep_dives/dive.ipynb, cell 1: ")
 
 
 def test_every_rule_is_shown_to_fail() -> None:

@@ -7,12 +7,24 @@ from pathlib import Path
 
 import pytest
 
-from tests.notebook_rules import NOTEBOOKS, REPOSITORY, RULES, SOLUTIONS, is_solution, load, notebook_paths
+from tests.notebook_rules import (
+    NOTEBOOKS,
+    REPOSITORY,
+    RULES,
+    SOLUTIONS,
+    is_lesson,
+    is_solution,
+    kind_of,
+    load,
+    notebook_paths,
+    solutions_of,
+)
 
 pytestmark = pytest.mark.fast
 
 PATHS = notebook_paths()
-LESSONS = [path for path in PATHS if not is_solution(path)]
+LESSONS = [path for path in PATHS if kind_of(path) in ("lesson", "old lesson")]
+OPTIONAL = [path for path in PATHS if kind_of(path) in ("deep dive", "reference")]
 
 
 def name(path: Path) -> str:
@@ -39,6 +51,16 @@ def test_rule(path: Path, rule: str) -> None:
 def test_file_names() -> None:
     wrong = [path.name for path in LESSONS if not re.fullmatch(r"\d\d_[a-z0-9_]+\.ipynb", path.name)]
     assert not wrong, f"Expected names such as 01_tasks_and_actors.ipynb, found {wrong}."
+    others = [path.name for path in PATHS if not is_lesson(path) and not is_solution(path)]
+    wrong = [name for name in others if not re.fullmatch(r"[a-z][a-z0-9_]+\.ipynb", name)]
+    assert not wrong, f"Expected names without a number outside of the lessons, found {wrong}."
+    # Deep dives have solutions, too, and all solutions lie in one folder; limits of time go by file names.
+    assert len(set(others)) == len(others), f"Two notebooks have the same file name: {sorted(others)}."
+
+
+def test_no_notebook_is_overlooked() -> None:
+    found = {path for path in NOTEBOOKS.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts}
+    assert found == set(PATHS), f"No test looks at {sorted(name(path) for path in found - set(PATHS))}."
 
 
 def test_numbers_are_unique() -> None:
@@ -46,9 +68,16 @@ def test_numbers_are_unique() -> None:
     assert len(set(numbers)) == len(numbers), f"Two lessons have the same number: {numbers}."
 
 
-def test_solutions_belong_to_a_lesson() -> None:
-    lost = {path.name for path in PATHS if is_solution(path)} - {path.name for path in LESSONS}
-    assert not lost, f"{sorted(lost)} in notebooks/{SOLUTIONS} have no lesson of that name."
+def test_solutions_belong_to_a_lesson_or_a_deep_dive() -> None:
+    solved = {solutions_of(path) for path in [*LESSONS, *OPTIONAL]}
+    lost = sorted(path.name for path in PATHS if kind_of(path) == "solution" and path not in solved)
+    assert not lost, f"{lost} in notebooks/{SOLUTIONS} have no lesson or deep dive of that name."
+
+
+@pytest.mark.parametrize("path", OPTIONAL, ids=name)
+def test_a_lesson_links_to_it(path: Path) -> None:
+    link = f"]({path.relative_to(NOTEBOOKS).as_posix()}"
+    assert any(link in linked(lesson) for lesson in LESSONS), f"No lesson links to {name(path)}: nobody would find it."
 
 
 @pytest.mark.parametrize(

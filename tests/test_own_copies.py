@@ -23,6 +23,7 @@ pytestmark = pytest.mark.fast
 REPOSITORY = Path(__file__).resolve().parent.parent
 SCRIPT = REPOSITORY / "tools" / "own_copies.py"
 LESSON, OTHER, SOLUTION = "01_tasks.ipynb", "02_store.ipynb", "solutions/01_tasks.ipynb"
+DEEP_DIVE, REFERENCE = "deep_dives/patterns.ipynb", "reference/older_code.ipynb"
 
 
 def load() -> ModuleType:
@@ -212,6 +213,23 @@ def test_own_files_of_the_learner_stay(course: Path, work: Path) -> None:
     (course / LESSON).unlink()
     own_copies.lay_out(course, work)
     assert {name: (work / name).read_bytes() for name in before} == before
+
+
+def test_deep_dives_and_the_reference_are_copied_and_kept_like_lessons(course: Path, work: Path) -> None:
+    for name in (DEEP_DIVE, REFERENCE):
+        save(notebook("1 + 1"), course / name)
+    assert own_copies.lay_out(course, work).new == [DEEP_DIVE, REFERENCE]
+    assert "output of" not in (work / DEEP_DIVE).read_text()
+    change(work / DEEP_DIVE, "my answer")
+    for name in (DEEP_DIVE, REFERENCE):
+        save(notebook("2 + 2"), course / name)
+    done = own_copies.lay_out(course, work)
+    assert (done.kept, done.updated) == ([DEEP_DIVE], [REFERENCE])
+    assert sources(work / DEEP_DIVE) == ["my answer"] and sources(work / REFERENCE) == ["2 + 2"]
+    assert sources(work / "deep_dives/patterns.new.ipynb") == ["2 + 2"]
+    for name in (DEEP_DIVE, REFERENCE):
+        (course / name).unlink()
+    assert own_copies.lay_out(course, work).removed == ["deep_dives/patterns.new.ipynb", REFERENCE]
 
 
 def test_lesson_that_left_the_course_leaves_its_untouched_copy_only(course: Path, work: Path) -> None:

@@ -221,6 +221,8 @@ def main() -> None:
         download, disk = SIZES[torch_build]
         say(f"torch: {name} {why}. About {download:g} GB to download, {disk:g} GB on disk in all.")
         install(uv, python, torch_build)
+        # Under `uv run`, Ray would start its workers with `uv run`, too; kernels of this environment tell it not to.
+        run(python, "-m", "ipykernel", "install", "--sys-prefix", "--env", "RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     except StepFailedError as error:
         sys.exit(f"Setting up .venv failed: {error}; the lines above say why. {AGAIN}")
     except OSError as error:
