@@ -43,7 +43,6 @@ OLD_LESSONS = (
     "00_start_here",
     "01_tasks_and_actors",
     "02_object_store",
-    "03_ray_data",
     "05_tune_asha",
     "06_serve_fashion_mnist",
     "07_finetune_gptj",

@@ -43,7 +43,7 @@ EXERCISES = {
     for notebook, module in ANSWERS.items()
     for number, check in module.WRONG
 }
-NEEDS_RAY = {"slow_squares", "count_bright", "add_names", "save", "multiplexed"}
+NEEDS_RAY = {"slow_squares", "count_bright", "add_names", "multiplexed"}
 
 
 def named(answer: Any, place: int) -> str:

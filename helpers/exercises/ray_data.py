@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import ray
 
-from helpers import data
 from helpers.exercises.verdict import (
     Verdict,
     as_number,
-    described,
     exercise_check,
     not_right,
     right,
@@ -266,57 +261,3 @@ def _judge_row(got: Any, row: Row, value: Any, message: str) -> Verdict | None:
     else:
         hint = "The message is str(error); it is the empty string if nothing failed."
     return not_right(got, expected, hint)
-
-
-@exercise_check
-def save(answer: Callable[[Any, str], object]) -> Verdict:
-    """Exercise 4: writing again replaces what was there. Needs a running Ray."""
-    import ray.data
-
-    if (missing := without_ray()) is not None:
-        return missing
-    with tempfile.TemporaryDirectory(dir=data.results_dir("checks")) as folder:
-        neighbour = Path(folder) / "neighbour.txt"
-        neighbour.write_text("This file belongs to somebody else.")
-        # Into a new folder; then as many rows, but others; then fewer; then into another folder.
-        for name, first, rows, blocks in (
-            ("saved", 0, 40, 4),
-            ("saved", 100, 40, 4),
-            ("saved", 7, 10, 1),
-            ("b", 3, 5, 2),
-        ):
-            ids = list(range(first, first + rows))
-            path = Path(folder) / name
-            had_files = path.exists()
-            try:
-                answer(ray.data.from_items([{"id": i} for i in ids], override_num_blocks=blocks), str(path))
-            except (FileExistsError, ValueError) as error:
-                if not had_files:
-                    raise
-                hint = "The folder may hold older files: the argument mode of write_parquet says what to do with them."
-                return not_right(f"{described(error)}, when saving again", "the newest rows in the folder", hint)
-            wrong = _judge_folder(path, ids)
-            if wrong is not None:
-                return wrong
-            if not neighbour.exists():
-                hint = "Only what is inside of the folder may be replaced."
-                return not_right("a file beside the folder that is gone", "one that is left alone", hint)
-    return right("the folder holds what was saved last, and nothing else.")
-
-
-def _judge_folder(path: Path, ids: list[int]) -> Verdict | None:
-    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
-    parquet = [file for file in files if file.read_bytes()[:4] == b"PAR1"]  # whatever its name
-    if not parquet:
-        found = f"{len(files)} files of another format" if files else "no file in the folder"
-        return not_right(found, "Parquet files", "Write it with dataset.write_parquet(folder).")
-    found = [value for file in parquet for value in pq.ParquetFile(file).read().to_pydict().get("id", [])]
-    if sorted(found) == ids:
-        return None
-    if set(ids) <= set(found):
-        hint = "write_parquet appends by default; its argument mode says what to do with older files."
-        return not_right(f"{len(found)} rows, {len(found) - len(ids)} of them from before", f"{len(ids)} rows", hint)
-    if not set(ids) & set(found):
-        hint = "The older files were left and nothing was written; the argument mode of write_parquet can replace them."
-        return not_right("the rows that were saved before", f"the {len(ids)} newest rows", hint)
-    return not_right(f"{len(found)} rows", f"{len(ids)} rows", "Write all rows of the dataset.")

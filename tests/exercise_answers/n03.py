@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import traceback
-from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 from ray.data import ActorPoolStrategy
 from ray.data.expressions import col
 
@@ -254,23 +251,6 @@ def keeps_errors_in_the_row(function):
     return safe
 
 
-def save_and_append(dataset, folder):
-    dataset.write_parquet(folder)
-
-
-def save_once(dataset, folder):
-    dataset.write_parquet(folder, mode="ignore")
-
-
-def save_nothing(dataset, folder):
-    dataset.materialize()
-
-
-def save_after_emptying(dataset, folder):
-    shutil.rmtree(folder, ignore_errors=True)
-    dataset.write_parquet(folder)
-
-
 def keeps_the_last_error(function):
     error = ""
 
@@ -377,48 +357,6 @@ def keeps_the_last_line(function):
     return safe
 
 
-def save_if_the_number_differs(dataset, folder):
-    files = list(Path(folder).rglob("*.parquet"))
-    if sum(pq.read_metadata(file).num_rows for file in files) != dataset.count():
-        dataset.write_parquet(folder, mode="overwrite")
-
-
-def save_as_json(dataset, folder):
-    dataset.write_json(folder, mode="overwrite")
-
-
-def save_beside(dataset, folder):
-    dataset.write_parquet(f"{folder}-{dataset.count()}")
-
-
-def save_after_emptying_too_much(dataset, folder):
-    for other in Path(folder).parent.iterdir():
-        shutil.rmtree(other) if other.is_dir() else other.unlink()
-    dataset.write_parquet(folder)
-
-
-def save_some(dataset, folder):
-    dataset.limit(10).write_parquet(folder, mode="overwrite")
-
-
-def save_or_fail(dataset, folder):
-    dataset.write_parquet(folder, mode="error")
-
-
-def save_in_one_file_each(dataset, folder):
-    Path(folder).mkdir(exist_ok=True)
-    dataset.to_pandas().to_parquet(Path(folder) / f"{dataset.count()}.parquet")
-
-
-def save_as_pq(dataset, folder):
-    Path(folder).mkdir(exist_ok=True)
-    dataset.to_pandas().to_parquet(Path(folder) / "rows.pq")
-
-
-def save_in_a_subfolder(dataset, folder):
-    dataset.repartition(1).write_parquet(f"{folder}/newest", mode="overwrite")
-
-
 WRONG = {
     (1, ray_data.count_bright): [
         (count_nothing_yet, "only a plan"),
@@ -463,18 +401,6 @@ WRONG = {
         (keeps_no_row, "same columns"),
         (lambda function: function, "two columns more"),
     ],
-    (4, ray_data.save): [
-        (save_and_append, "appends by default"),
-        (save_once, "nothing was written"),
-        (save_nothing, "write_parquet(folder)"),
-        (save_if_the_number_differs, "nothing was written"),
-        (save_as_json, "write_parquet(folder)"),
-        (save_beside, "write_parquet(folder)"),
-        (save_after_emptying_too_much, "Only what is inside"),
-        (save_some, "all rows"),
-        (save_or_fail, "argument mode"),
-        (save_in_one_file_each, "appends by default"),
-    ],
 }
 RIGHT = {
     (1, ray_data.count_bright): [
@@ -490,5 +416,4 @@ RIGHT = {
         names_by_concurrency,
     ],
     (3, ray_data.keep_errors): [keeps_errors_in_the_row, Safe, keeps_the_last_line],
-    (4, ray_data.save): [save_after_emptying, save_as_pq, save_in_a_subfolder],
 }
