@@ -148,7 +148,7 @@ EXPECTATIONS: list[Expectation] = [
     Expectation("03_ray_data", "errored-blocks", r"rows: ([\d,]+)", "rows lost with three", equals="3,750"),
     Expectation("03_ray_data", "quarantine", r"= ([\d,]+ good \+ 3 bad)", "all rows", equals="9,997 good + 3 bad"),
     Expectation("03_ray_data", "quarantine", r"9000 \d+ (\d+ bytes) OSError", "a kept row", equals="60 bytes"),
-    Expectation("03_ray_data", "feeding", r"None: ([\d,]+) rows", "rows in an epoch", equals="10,000"),
+    Expectation("03_ray_data", "feeding", r"None: (\d+) batches", "batches of 100", equals="100"),
     Expectation("03_ray_data", "feeding", r"None: .* ([\d.]+) labels", "sorted batches", at_most=1.2),
     Expectation("03_ray_data", "feeding", r"2000: .* ([\d.]+) labels", "mixed batches", at_least=1.5),
     Expectation("solutions/03_ray_data", "bad-files", r"= (\d good \+ 1 bad)", "all files", equals="3 good + 1 bad"),
