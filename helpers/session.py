@@ -136,6 +136,26 @@ def hidden_stderr() -> Iterator[None]:
         os.close(kept)
 
 
+@contextmanager
+def quiet_log(name: str) -> Iterator[None]:
+    """Hide what a logger and those below it say through Python's logging; afterwards it says as much as before.
+
+    Use it around one statement whose errors the notebook prints itself.
+
+    Args:
+        name: of the logger, such as "ray.data".
+
+    Source: written for this course.
+    """
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 def free_port(preferred: int) -> int:
     """Return a port of 127.0.0.1 on which nobody listens: the preferred one, or any.
 

@@ -41,8 +41,6 @@ SMALL_READER = {"RAY_DATA_PARQUET_FOOTER_NUM_ACTORS": "2"}
 COUNTS = {
     "blocks",
     "model_actors",
-    "train_workers",
-    "partitions",
     "stream_limit_mb",
     "workers",
     "cpus_per_worker",
@@ -67,6 +65,7 @@ COUNTS = {
 GPU_SETTINGS = {"use_gpu", "gpus_per_actor", "gpus_per_trial", "gpus_per_replica"}
 # And these may have the laptop's value, for a reason that no count can remove.
 EXCEPTIONS = {
+    "all_images": "the full FashionMNIST would have to be downloaded",
     "all_pictures": "the full FashionMNIST would have to be downloaded",
     "model": "no hub here, and no memory for 6 billion parameters",
     "base": "no hub here, and no memory for 6 billion parameters",

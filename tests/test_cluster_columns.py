@@ -24,15 +24,13 @@ COLUMNS = [
     Column(
         "03_ray_data",
         {
-            "all_pictures": False,
+            "all_images": False,
             "blocks": 8,
             "model_actors": 2,
             "gpus_per_actor": 0,
-            "train_workers": 2,
-            "partitions": 4,
             "stream_limit_mb": 64,
         },
-        on_both_nodes="MapWorker(MapBatches(BatchClassifier))",
+        on_both_nodes="MapWorker(MapBatches(Classifier))",
         until="actors",
     ),
     Column(

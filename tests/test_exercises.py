@@ -59,7 +59,15 @@ EXERCISES = {
     for notebook, module in ANSWERS.items()
     for number, check in module.WRONG
 }
-NEEDS_RAY = {"slow_squares", "in_batches", "save", "multiplexed"}
+NEEDS_RAY = {"slow_squares", "in_batches", "count_bright", "add_names", "multiplexed"}
+RAY_MODULES = ("tasks_and_actors", "object_store", "memory_under_pressure")
+# Where Ray runs for each answer, so many of its wrong and of its right answers are tried in make test, and all in
+# make test-all.
+MANY = {1: 5, 2: 3}
+
+
+def needs_ray(check: Callable) -> bool:
+    return check.__name__ in NEEDS_RAY or check.__module__.rpartition(".")[2] in RAY_MODULES
 
 
 def named(answer: Any, place: int) -> str:
@@ -75,7 +83,10 @@ def cases(which: int) -> list[Any]:
     """A test for each wrong (1) or right (2) answer, with a name that finds it in its module."""
     return [
         pytest.param(
-            exercise[0], case, id=f"{short_name(notebook)}-{number}-{named(case[0] if which == 1 else case, place)}"
+            exercise[0],
+            case,
+            id=f"{short_name(notebook)}-{number}-{named(case[0] if which == 1 else case, place)}",
+            marks=[pytest.mark.long] if needs_ray(exercise[0]) and place >= MANY[which] else [],
         )
         for (notebook, number), exercise in EXERCISES.items()
         for place, case in enumerate(exercise[which])
@@ -87,8 +98,7 @@ def services(request: pytest.FixtureRequest) -> Callable[[Callable], None]:
     """Starts what a check needs, and nothing for the many that need nothing."""
 
     def start(check: Callable) -> None:
-        module = check.__module__.rpartition(".")[2]
-        if check.__name__ in NEEDS_RAY or module in ("tasks_and_actors", "object_store", "memory_under_pressure"):
+        if needs_ray(check):
             request.getfixturevalue("ray_session")
         if check is serving.multiplexed:
             request.getfixturevalue("serve_port")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import socket
@@ -357,6 +358,17 @@ def test_hidden_stderr_hides_what_is_written_past_python(capfd: pytest.CaptureFi
         raise KeyError
     os.write(2, b"seen")
     assert capfd.readouterr().err == "seen"
+
+
+def test_quiet_log_hides_errors_and_gives_the_level_back(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("ray.data")
+    before = logger.level
+    with pytest.raises(KeyError), session.quiet_log("ray.data"):
+        logging.getLogger("ray.data.below").critical("hidden")
+        raise KeyError
+    assert logger.level == before
+    logging.getLogger("ray.data.below").error("seen")
+    assert "hidden" not in caplog.text
 
 
 def test_resources_that_are_there_are_accepted_at_once(ray_session: None, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,86 +2,178 @@
 
 from __future__ import annotations
 
-import tempfile
+import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
+import ray
 
-from helpers import data
-from helpers.exercises.verdict import Verdict, described, exercise_check, not_right, right, same, without_ray
+from helpers.exercises.verdict import (
+    Verdict,
+    as_number,
+    exercise_check,
+    not_right,
+    right,
+    same,
+    without_ray,
+)
+from helpers.session import hidden_stderr
 
 Row = dict[str, Any]
 
 
-def _pictures(rows: int) -> np.ndarray:
-    random = np.random.default_rng(rows)
-    pictures = random.integers(0, 256, (rows, 28, 28), dtype=np.uint8)
-    pictures[rows // 2] //= 8  # a dark one: the means of the pictures differ
-    pictures.flags.writeable = False  # as Ray Data hands them out
-    return pictures
+# Images of one grey each, in blocks of these sizes: more rows than `take` gives, more blocks than one batch.
+BLOCKS = (3, 30, 1, 16)
+
+
+def _images(threshold: int, bright: int) -> np.ndarray:
+    """Images of which `bright` have a mean above the threshold; the last ones, so that a look at the first finds none.
+
+    Some of the others nearly count: one whose mean is the threshold, and ten with a few bright pixels.
+    """
+    images = np.full((sum(BLOCKS), 28, 28), threshold - 30, dtype=np.uint8)
+    images[:10, 0, :7] = 255
+    images[10] = threshold
+    if bright:
+        images[-bright:] = threshold + 40
+    return images
 
 
 @exercise_check
-def centre(answer: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]) -> Verdict:
-    """Exercise 1: each picture minus its own mean, as float32, from a read-only batch."""
-    for rows in (5, 1, 28):  # 28 rows of 28 x 28: a mean over the wrong axes has a fitting shape
-        wrong = _judge_centred(answer, _pictures(rows))
-        if wrong is not None:
-            return wrong
-    return right("every picture has its own mean removed, and the batch is left as it was.")
+def count_bright(answer: Callable[[Any, float], Any]) -> Verdict:
+    """Exercise 1: how many images of a dataset have a mean above a threshold. Needs a running Ray."""
+    import ray.data
+
+    if (missing := without_ray()) is not None:
+        return missing
+    cuts = np.cumsum(BLOCKS)[:-1]
+    for threshold, bright in ((90, 12), (120, 17), (100, 0)):
+        images = _images(threshold, bright)
+        got = answer(ray.data.from_numpy(np.split(images, cuts)), threshold)
+        if type(got) is int and got == bright:
+            continue
+        expected = f"{bright} of {len(images)} images with a mean above {threshold}"
+        if isinstance(got, ray.data.Dataset):
+            return not_right("a dataset", expected, "A dataset is only a plan: count() runs it and returns a number.")
+        number = as_number(got)
+        if number is None:
+            return not_right(f"a {type(got).__name__}", expected, "Return one number for the whole dataset.")
+        if number != bright:
+            return not_right(number, expected, _count_hint(number, images, threshold))
+    return right("the images of all blocks are counted, also where there is none.")
 
 
-def _judge_centred(answer: Callable[..., Any], pictures: np.ndarray) -> Verdict | None:
+def _count_hint(number: float, images: np.ndarray, threshold: float) -> str:
+    means = images.mean(axis=(1, 2))
+    if number == len(images):
+        return "That is the number of all rows: keep only the bright ones before you count."
+    if number == (means >= threshold).sum():
+        return "An image whose mean is exactly the threshold is not above it: > instead of >=."
+    if number == (means <= threshold).sum() or number == (means < threshold).sum():
+        return "Those are the dark ones: the filter keeps the rows for which its condition is true."
+    if number == (images.max(axis=(1, 2)) > threshold).sum():
+        return "A single bright pixel is not enough: take the mean over height and width, axis=(1, 2)."
+    if number == (images > threshold).sum():
+        return "Those are pixels: take the mean of each image first, over height and width, axis=(1, 2)."
+    if number in (0, 1, len(BLOCKS)) or number < (means > threshold).sum():
+        return (
+            "Each image needs a mean of its own, axis=(1, 2), and each one counts, in whichever block it is: "
+            "one batch, or one number for each batch, is not enough."
+        )
+    return "Give each image its mean, keep those above the threshold, and count the rows."
+
+
+NAMES = [f"name {i}" for i in range(10)]
+
+
+@exercise_check
+def add_names(answer: Callable[[Any, Callable[[], list[str]], int], Any]) -> Verdict:
+    """Exercise 2: a class in a pool of actors, each of which loads something once. Needs a running Ray."""
+    import ray.data
+
+    if (missing := without_ray()) is not None:
+        return missing
+    context = ray.data.DataContext.get_current()
+    before = context.wait_for_min_actors_s
+    context.wait_for_min_actors_s = 60  # no batch before all actors are ready: none is too late for the work
     try:
-        result = answer({"picture": pictures})
-    except ValueError as error:
-        if "read-only" not in str(error) and "WRITEABLE" not in str(error):
-            raise
-        return not_right("an attempt to change the batch", "a new array", "A batch is a read-only view: make a copy.")
-    if not isinstance(result, dict) or "picture" not in result:
-        shown = f"a dict with {sorted(result)}" if isinstance(result, dict) else f"a {type(result).__name__}"
-        return not_right(shown, 'a dict {"picture": ...}', "Return the column in a dict.")
-    got = np.asarray(result["picture"])
-    means = pictures.mean(axis=(1, 2), keepdims=True)
-    expected = (pictures - means).astype("float32")
-    if got.shape != expected.shape:
-        return not_right(f"shape {got.shape}", f"shape {expected.shape}", "Keep rows, height and width.")
-    if got.dtype == np.float64:
-        return not_right(got.dtype, "float32", "Convert the result, or the mean's float64 doubles its size.")
-    if got.dtype != np.float32:
-        return not_right(got.dtype, "float32", "Convert the result with .astype('float32').")
-    if np.allclose(got, expected, atol=1e-2):
-        return None
-    place = tuple(int(i) for i in np.argwhere(~np.isclose(got, expected, atol=1e-2))[0])
-    row, *pixel = place
-    found = f"{got[place]:.2f} for the pixel {tuple(pixel)} of picture {row}, which has the value {pictures[place]}"
-    wanted = f"{expected[place]:.2f}: the mean of this picture is {float(means[row].item()):.2f}"
-    return not_right(found, wanted, _centre_hint(got, pictures, means))
+        for actors in (2, 1):
+            if (wrong := _judge_pool(answer, actors)) is not None:
+                return wrong
+    finally:
+        context.wait_for_min_actors_s = before
+    return right("each actor of the pool loaded the names once, and every row got its name.")
 
 
-def _centre_hint(got: np.ndarray, pictures: np.ndarray, means: np.ndarray) -> str:
-    def like(other: np.ndarray) -> bool:
-        return np.allclose(got, other, atol=1e-2)
+def _judge_pool(answer: Callable[..., Any], actors: int) -> Verdict | None:
+    import ray.data
 
-    own = pictures - means
-    if like(pictures - pictures.mean()):
-        return "That is the mean of the whole batch: take axis=(1, 2), so that each picture has its own."
-    if like(pictures - pictures.mean(axis=0, keepdims=True)):
-        return "axis=0 goes over the pictures: the mean of one picture goes over height and width, axis=(1, 2)."
-    if any(like(pictures - pictures.mean(axis=axis, keepdims=True)) for axis in (1, 2)):
-        return "That is the mean of a row or column of pixels: take both, over height and width, axis=(1, 2)."
-    if any(like(pictures - rounded(means)) for rounded in (np.floor, np.round)):
-        return "The mean was rounded to a whole number: subtract it as it is."
-    if like((pictures - means.astype(np.uint8)).astype(np.uint8)) or like(own.astype(np.uint8)):
-        return "uint8 has no numbers below 0 and no fractions: subtract the mean over height and width as a float."
-    if like(own / pictures.std(axis=(1, 2), keepdims=True)) or like(own / 255):
-        return "Subtract the mean over height and width, and nothing more: no division."
-    if like(-own):
-        return "The picture minus its mean, not the other way round."
-    return "Subtract the mean over height and width; keepdims=True makes the shapes fit."
+    calls = _Calls.remote()
+    driver = os.getpid()
+
+    def load_names() -> list[str]:
+        where = "notebook" if os.getpid() == driver else ray.get_runtime_context().get_actor_id() or "task"
+        ray.get(calls.add.remote(where))
+        return list(NAMES)
+
+    rows = [{"id": i, "label": (7 * i) % 10} for i in range(60)]
+    result = answer(ray.data.from_items(rows, override_num_blocks=6), load_names, actors)
+    if not isinstance(result, ray.data.Dataset):
+        return not_right(f"a {type(result).__name__}", "a dataset", "Return what map_batches returns.")
+    with hidden_stderr():  # Ray notes that a restarted actor might miss its arguments
+        got = result.take_all()
+    loaded = ray.get(calls.all.remote())
+    wrong = _judge_names(sorted(got, key=lambda row: row.get("id", 0)), rows)
+    return wrong or _judge_loads(loaded, actors)
+
+
+def _judge_names(got: list[Row], rows: list[Row]) -> Verdict | None:
+    expected = [{**row, "name": NAMES[row["label"]]} for row in rows]
+    if got and set(got[0]) != set(expected[0]):
+        hint = "Return the columns of the batch and one more: {**batch, 'name': ...}."
+        return not_right(f"the columns {sorted(got[0])}", f"the columns {sorted(expected[0])}", hint)
+    if len(got) != len(rows):
+        return not_right(f"{len(got)} rows", f"{len(rows)} rows", "Every row of a batch has to come back.")
+    for one, other in zip(got, expected, strict=True):
+        if {name: str(value) for name, value in one.items()} != {name: str(value) for name, value in other.items()}:
+            hint = "The name of a row is the one at the place that its label says, counted from 0."
+            return not_right(one, other, hint)
+    return None
+
+
+def _judge_loads(loaded: list[str], actors: int) -> Verdict | None:
+    expected = f"one in each of {actors} actors"
+    calls = f"{len(loaded)} calls of load_names"
+    if not loaded:
+        return not_right(calls, expected, "Call load_names() in __init__, and keep what it returns in self.")
+    if "notebook" in loaded:
+        hint = "Call it in __init__, which runs in the actor; pass the function itself with fn_constructor_args."
+        return not_right(f"{calls}, one of them in the notebook", expected, hint)
+    if "task" in loaded:
+        hint = "A function loads anew in each task: give map_batches the class, and let its __init__ load once."
+        return not_right(f"{calls} in tasks", expected, hint)
+    if len(loaded) > len(set(loaded)):
+        hint = "__call__ runs for each batch, __init__ once for each actor: load there."
+        return not_right(f"{calls} in {len(set(loaded))} actors", expected, hint)
+    if len(loaded) != actors:
+        hint = "compute=ray.data.ActorPoolStrategy(size=...) says how many actors there are: as many as the argument."
+        return not_right(f"{calls} in {len(loaded)} actors", expected, hint)
+    return None
+
+
+@ray.remote(num_cpus=0)
+class _Calls:
+    """Notes where a function was called."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def add(self, where: str) -> None:
+        self.calls.append(where)
+
+    def all(self) -> list[str]:
+        return self.calls
 
 
 class _Unreadable(Exception):
@@ -114,7 +206,7 @@ KEPT: list[tuple[Row, Any, str]] = [
 
 @exercise_check
 def keep_errors(answer: Callable[[Callable[[Row], Any]], Callable[[Row], Row]]) -> Verdict:
-    """Exercise 2: errors become data, whatever their kind, and no row is lost."""
+    """Exercise 3: errors become data, whatever their kind, and no row is lost."""
     safe, other = answer(_reciprocal), answer(lambda row: row["id"] + 1)
     if not callable(safe):
         hint = "keep_errors returns a new function, and does not call it."
@@ -169,57 +261,3 @@ def _judge_row(got: Any, row: Row, value: Any, message: str) -> Verdict | None:
     else:
         hint = "The message is str(error); it is the empty string if nothing failed."
     return not_right(got, expected, hint)
-
-
-@exercise_check
-def save(answer: Callable[[Any, str], object]) -> Verdict:
-    """Exercise 3: writing again replaces what was there. Needs a running Ray."""
-    import ray.data
-
-    if (missing := without_ray()) is not None:
-        return missing
-    with tempfile.TemporaryDirectory(dir=data.results_dir("checks")) as folder:
-        neighbour = Path(folder) / "neighbour.txt"
-        neighbour.write_text("This file belongs to somebody else.")
-        # Into a new folder; then as many rows, but others; then fewer; then into another folder.
-        for name, first, rows, blocks in (
-            ("saved", 0, 40, 4),
-            ("saved", 100, 40, 4),
-            ("saved", 7, 10, 1),
-            ("b", 3, 5, 2),
-        ):
-            ids = list(range(first, first + rows))
-            path = Path(folder) / name
-            had_files = path.exists()
-            try:
-                answer(ray.data.from_items([{"id": i} for i in ids], override_num_blocks=blocks), str(path))
-            except (FileExistsError, ValueError) as error:
-                if not had_files:
-                    raise
-                hint = "The folder may hold older files: the argument mode of write_parquet says what to do with them."
-                return not_right(f"{described(error)}, when saving again", "the newest rows in the folder", hint)
-            wrong = _judge_folder(path, ids)
-            if wrong is not None:
-                return wrong
-            if not neighbour.exists():
-                hint = "Only what is inside of the folder may be replaced."
-                return not_right("a file beside the folder that is gone", "one that is left alone", hint)
-    return right("the folder holds what was saved last, and nothing else.")
-
-
-def _judge_folder(path: Path, ids: list[int]) -> Verdict | None:
-    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
-    parquet = [file for file in files if file.read_bytes()[:4] == b"PAR1"]  # whatever its name
-    if not parquet:
-        found = f"{len(files)} files of another format" if files else "no file in the folder"
-        return not_right(found, "Parquet files", "Write it with dataset.write_parquet(folder).")
-    found = [value for file in parquet for value in pq.ParquetFile(file).read().to_pydict().get("id", [])]
-    if sorted(found) == ids:
-        return None
-    if set(ids) <= set(found):
-        hint = "write_parquet appends by default; its argument mode says what to do with older files."
-        return not_right(f"{len(found)} rows, {len(found) - len(ids)} of them from before", f"{len(ids)} rows", hint)
-    if not set(ids) & set(found):
-        hint = "The older files were left and nothing was written; the argument mode of write_parquet can replace them."
-        return not_right("the rows that were saved before", f"the {len(ids)} newest rows", hint)
-    return not_right(f"{len(found)} rows", f"{len(ids)} rows", "Write all rows of the dataset.")

@@ -2,44 +2,174 @@
 
 from __future__ import annotations
 
-import shutil
 import traceback
-from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
+from ray.data import ActorPoolStrategy
+from ray.data.expressions import col
 
 from helpers.exercises import ray_data
 
 
-def centre_in_place(batch):
-    batch["picture"] -= batch["picture"].mean(axis=(1, 2), keepdims=True).astype("uint8")
-    return batch
+def image_means(batch):
+    return {"mean": batch["data"].mean(axis=(1, 2))}
 
 
-def centre_by_batch(batch):
-    return {"picture": (batch["picture"] - batch["picture"].mean()).astype("float32")}
+def count_nothing_yet(dataset, threshold):
+    return dataset.map_batches(image_means).filter(expr=col("mean") > threshold)
 
 
-def centre_each_column(batch):
-    return {"picture": (batch["picture"] - batch["picture"].mean(axis=1, keepdims=True)).astype("float32")}
+def count_all(dataset, threshold):
+    return dataset.map_batches(image_means).count()
 
 
-def centre_as_float64(batch):
-    return {"picture": batch["picture"] - batch["picture"].mean(axis=(1, 2), keepdims=True)}
+def count_from_the_threshold(dataset, threshold):
+    return dataset.map_batches(image_means).filter(expr=col("mean") >= threshold).count()
 
 
-def centre_with_overflow(batch):
-    pictures = batch["picture"]
-    return {"picture": (pictures - pictures.mean(axis=(1, 2), keepdims=True).astype("uint8")).astype("float32")}
+def count_the_dark(dataset, threshold):
+    return dataset.map_batches(image_means).filter(expr=col("mean") < threshold).count()
 
 
-def centre_without_dict(batch):
-    return centre_as_float64(batch)["picture"].astype("float32")
+def count_by_the_brightest_pixel(dataset, threshold):
+    maxima = dataset.map_batches(lambda batch: {"max": batch["data"].max(axis=(1, 2))})
+    return maxima.filter(expr=col("max") > threshold).count()
 
 
-def centre_row_by_row(batch):
-    return {"picture": np.stack([p - p.mean() for p in batch["picture"]]).astype("float32")}
+def count_pixels(dataset, threshold):
+    return sum((batch["data"] > threshold).sum() for batch in dataset.iter_batches())
+
+
+def count_in_one_batch(dataset, threshold):
+    return int((dataset.take_batch(20)["data"].mean(axis=(1, 2)) > threshold).sum())
+
+
+def count_what_is_shown(dataset, threshold):
+    return len(dataset.map_batches(image_means).filter(expr=col("mean") > threshold).take(5))
+
+
+def count_by_batch(dataset, threshold):
+    return dataset.map_batches(lambda batch: {"bright": [batch["data"].mean() > threshold]}).sum("bright")
+
+
+def count_as_a_list(dataset, threshold):
+    return dataset.map_batches(image_means).filter(expr=col("mean") > threshold).take_all()
+
+
+def count_with_the_wrong_column(dataset, threshold):
+    return dataset.filter(expr=col("brightness") > threshold).count()
+
+
+def count_by_a_sum(dataset, threshold):
+    return dataset.map_batches(lambda batch: {"bright": image_means(batch)["mean"] > threshold}).sum("bright")
+
+
+def count_in_the_step(dataset, threshold):
+    counted = dataset.map_batches(lambda batch: {"bright": [int((image_means(batch)["mean"] > threshold).sum())]})
+    return sum(row["bright"] for row in counted.take_all())
+
+
+def count_rows_with_a_function(dataset, threshold):
+    return dataset.filter(lambda row: row["data"].mean() > threshold).count()
+
+
+def count_in_the_notebook(dataset, threshold):
+    return sum(int((image_means(batch)["mean"] > threshold).sum()) for batch in dataset.iter_batches())
+
+
+class Namer:
+    def __init__(self, load_names):
+        self.names = np.array(load_names())
+
+    def __call__(self, batch):
+        return {**batch, "name": self.names[batch["label"]]}
+
+
+class LateNamer:
+    def __init__(self, load_names):
+        self.load_names = load_names
+
+    def __call__(self, batch):
+        return {**batch, "name": np.array(self.load_names())[batch["label"]]}
+
+
+class ForgetfulNamer(Namer):
+    def __call__(self, batch):
+        return {"name": self.names[batch["label"]]}
+
+
+class ShiftedNamer(Namer):
+    def __call__(self, batch):
+        return {**batch, "name": self.names[batch["label"] - 1]}
+
+
+class ShortNamer(Namer):
+    def __call__(self, batch):
+        return {name: values[:1] for name, values in super().__call__(batch).items()}
+
+
+class RowNamer(Namer):
+    def __call__(self, row):
+        return {**row, "name": str(self.names[row["label"]])}
+
+
+class FrameNamer(Namer):
+    def __call__(self, frame):
+        return frame.assign(name=[self.names[label] for label in frame["label"]])
+
+
+class LazyNamer(LateNamer):
+    names = None
+
+    def __call__(self, batch):
+        if self.names is None:
+            self.names = np.array(self.load_names())
+        return Namer.__call__(self, batch)
+
+
+def in_a_pool(kind, size=None, **options):
+    """An answer that gives map_batches this class."""
+
+    def add_names(dataset, load_names, actors):
+        compute = ActorPoolStrategy(size=size or actors)
+        return dataset.map_batches(kind, fn_constructor_args=[load_names], compute=compute, **options)
+
+    return add_names
+
+
+def names_in_a_function(dataset, load_names, actors):
+    return dataset.map_batches(lambda batch: {**batch, "name": np.array(load_names())[batch["label"]]})
+
+
+def names_loaded_in_the_notebook(dataset, load_names, actors):
+    names = np.array(load_names())
+    return dataset.map_batches(lambda batch: {**batch, "name": names[batch["label"]]})
+
+
+def names_loaded_before_the_pool(dataset, load_names, actors):
+    names = load_names()
+    options = {"fn_constructor_args": [lambda: names], "compute": ActorPoolStrategy(size=actors)}
+    return dataset.map_batches(Namer, **options)
+
+
+def names_made_up(dataset, load_names, actors):
+    return dataset.map_batches(lambda batch: {**batch, "name": [f"name {label}" for label in batch["label"]]})
+
+
+def names_in_a_list(dataset, load_names, actors):
+    return in_a_pool(Namer)(dataset, load_names, actors).take_all()
+
+
+def names_without_arguments(dataset, load_names, actors):
+    return dataset.map_batches(Namer, compute=ActorPoolStrategy(size=actors))
+
+
+def names_row_by_row(dataset, load_names, actors):
+    return dataset.map(RowNamer, fn_constructor_args=[load_names], compute=ActorPoolStrategy(size=actors))
+
+
+def names_by_concurrency(dataset, load_names, actors):
+    return dataset.map_batches(Namer, fn_constructor_kwargs={"load_names": load_names}, concurrency=actors)
 
 
 def keeps_value_errors(function):
@@ -119,63 +249,6 @@ def keeps_errors_in_the_row(function):
         return row
 
     return safe
-
-
-def save_and_append(dataset, folder):
-    dataset.write_parquet(folder)
-
-
-def save_once(dataset, folder):
-    dataset.write_parquet(folder, mode="ignore")
-
-
-def save_nothing(dataset, folder):
-    dataset.materialize()
-
-
-def save_after_emptying(dataset, folder):
-    shutil.rmtree(folder, ignore_errors=True)
-    dataset.write_parquet(folder)
-
-
-def centre_by_the_mean_picture(batch):
-    return {"picture": (batch["picture"] - batch["picture"].mean(axis=0)).astype("float32")}
-
-
-def centre_and_divide(batch):
-    pictures = batch["picture"].astype("float32")
-    means, spreads = pictures.mean(axis=(1, 2), keepdims=True), pictures.std(axis=(1, 2), keepdims=True)
-    return {"picture": (pictures - means) / spreads}
-
-
-def centre_to_whole_numbers(batch):
-    pictures = batch["picture"].astype("int16")
-    return {"picture": (pictures - pictures.mean(axis=(1, 2), keepdims=True).astype("int16")).astype("float32")}
-
-
-def centre_by_a_loop_over_the_first(batch):
-    return {"picture": np.stack([p - batch["picture"][0].mean() for p in batch["picture"]]).astype("float32")}
-
-
-def centre_by_name(batch):
-    return {"pictures": centre_row_by_row(batch)["picture"]}
-
-
-def centre_flat(batch):
-    flat = batch["picture"].reshape(len(batch["picture"]), -1).astype("float32")
-    return {"picture": (flat - flat.mean(axis=1, keepdims=True)).reshape(batch["picture"].shape)}
-
-
-def centre_a_copy(batch):
-    pictures = batch["picture"].astype("float32")
-    pictures -= pictures.mean(axis=(1, 2))[:, None, None]
-    batch["picture"] = pictures
-    return batch
-
-
-def centre_by_einsum(batch):
-    pictures = np.asarray(batch["picture"], dtype="float32")
-    return {**batch, "picture": pictures - (np.einsum("nhw->n", pictures) / (28 * 28)).reshape(-1, 1, 1)}
 
 
 def keeps_the_last_error(function):
@@ -284,67 +357,34 @@ def keeps_the_last_line(function):
     return safe
 
 
-def save_if_the_number_differs(dataset, folder):
-    files = list(Path(folder).rglob("*.parquet"))
-    if sum(pq.read_metadata(file).num_rows for file in files) != dataset.count():
-        dataset.write_parquet(folder, mode="overwrite")
-
-
-def save_as_json(dataset, folder):
-    dataset.write_json(folder, mode="overwrite")
-
-
-def save_beside(dataset, folder):
-    dataset.write_parquet(f"{folder}-{dataset.count()}")
-
-
-def save_after_emptying_too_much(dataset, folder):
-    for other in Path(folder).parent.iterdir():
-        shutil.rmtree(other) if other.is_dir() else other.unlink()
-    dataset.write_parquet(folder)
-
-
-def save_some(dataset, folder):
-    dataset.limit(10).write_parquet(folder, mode="overwrite")
-
-
-def save_or_fail(dataset, folder):
-    dataset.write_parquet(folder, mode="error")
-
-
-def save_in_one_file_each(dataset, folder):
-    Path(folder).mkdir(exist_ok=True)
-    dataset.to_pandas().to_parquet(Path(folder) / f"{dataset.count()}.parquet")
-
-
-def save_as_pq(dataset, folder):
-    Path(folder).mkdir(exist_ok=True)
-    dataset.to_pandas().to_parquet(Path(folder) / "rows.pq")
-
-
-def save_in_a_subfolder(dataset, folder):
-    dataset.repartition(1).write_parquet(f"{folder}/newest", mode="overwrite")
-
-
 WRONG = {
-    (1, ray_data.centre): [
-        (centre_in_place, "read-only view"),
-        (centre_by_batch, "mean of the whole batch"),
-        (centre_each_column, "over height and width"),
-        (centre_as_float64, "float64 doubles"),
-        (centre_with_overflow, "over height and width"),
-        (centre_without_dict, "in a dict"),
-        (centre_by_the_mean_picture, "axis=0 goes over the pictures"),
-        (centre_and_divide, "no division"),
-        (centre_to_whole_numbers, "rounded"),
-        (centre_by_a_loop_over_the_first, "over height and width"),
-        (centre_by_name, "in a dict"),
-        (lambda batch: batch, "astype"),
-        (lambda batch: {"picture": centre_row_by_row(batch)["picture"].astype("float16")}, "astype"),
-        (lambda batch: {"picture": centre_row_by_row(batch)["picture"].reshape(-1, 784)}, "Keep rows"),
-        (lambda batch: {"picture": -centre_row_by_row(batch)["picture"]}, "other way round"),
+    (1, ray_data.count_bright): [
+        (count_nothing_yet, "only a plan"),
+        (count_all, "number of all rows"),
+        (count_from_the_threshold, "> instead of >="),
+        (count_the_dark, "the dark ones"),
+        (count_by_the_brightest_pixel, "single bright pixel"),
+        (count_pixels, "Those are pixels"),
+        (count_in_one_batch, "one batch"),
+        (count_what_is_shown, "in whichever block"),
+        (count_by_batch, "a mean of its own"),
+        (count_as_a_list, "Return one number"),
+        (count_with_the_wrong_column, "brightness"),
     ],
-    (2, ray_data.keep_errors): [
+    (2, ray_data.add_names): [
+        (in_a_pool(LateNamer), "once for each actor"),
+        (in_a_pool(ForgetfulNamer), "Return the columns of the batch"),
+        (in_a_pool(ShiftedNamer), "counted from 0"),
+        (in_a_pool(ShortNamer), "Every row of a batch"),
+        (in_a_pool(Namer, size=2), "ActorPoolStrategy(size=...)"),
+        (names_in_a_function, "give map_batches the class"),
+        (names_loaded_in_the_notebook, "fn_constructor_args"),
+        (names_loaded_before_the_pool, "fn_constructor_args"),
+        (names_made_up, "Call load_names()"),
+        (names_in_a_list, "Return what map_batches returns"),
+        (names_without_arguments, "load_names"),
+    ],
+    (3, ray_data.keep_errors): [
         (keeps_value_errors, "not only some kinds"),
         (keeps_some_columns, "same columns"),
         (keeps_the_exception, "str(error)"),
@@ -361,21 +401,19 @@ WRONG = {
         (keeps_no_row, "same columns"),
         (lambda function: function, "two columns more"),
     ],
-    (3, ray_data.save): [
-        (save_and_append, "appends by default"),
-        (save_once, "nothing was written"),
-        (save_nothing, "write_parquet(folder)"),
-        (save_if_the_number_differs, "nothing was written"),
-        (save_as_json, "write_parquet(folder)"),
-        (save_beside, "write_parquet(folder)"),
-        (save_after_emptying_too_much, "Only what is inside"),
-        (save_some, "all rows"),
-        (save_or_fail, "argument mode"),
-        (save_in_one_file_each, "appends by default"),
-    ],
 }
 RIGHT = {
-    (1, ray_data.centre): [centre_row_by_row, centre_flat, centre_a_copy, centre_by_einsum],
-    (2, ray_data.keep_errors): [keeps_errors_in_the_row, Safe, keeps_the_last_line],
-    (3, ray_data.save): [save_after_emptying, save_as_pq, save_in_a_subfolder],
+    (1, ray_data.count_bright): [
+        count_by_a_sum,
+        count_in_the_step,
+        count_rows_with_a_function,
+        count_in_the_notebook,
+    ],
+    (2, ray_data.add_names): [
+        in_a_pool(FrameNamer, batch_format="pandas"),
+        in_a_pool(LazyNamer, batch_size=7),
+        names_row_by_row,
+        names_by_concurrency,
+    ],
+    (3, ray_data.keep_errors): [keeps_errors_in_the_row, Safe, keeps_the_last_line],
 }
