@@ -157,12 +157,12 @@ EXPECTATIONS: list[Expectation] = [
         "01_tasks_and_actors", "nothing", r"(ready: \d, pending: \d)", "what is ready", equals="ready: 1, pending: 1"
     ),
     Expectation(
-        "01_tasks_and_actors", "states", r"FAILED \| brightness .*found (\d+)", "the exception nobody saw", equals="100"
+        "01_tasks_and_actors", "states", r"FAILED \| unseen .*found (\d+)", "the exception nobody saw", equals="100"
     ),
     Expectation(
         "01_tasks_and_actors",
         "states",
-        r"PENDING_NODE_ASSIGNMENT \| brightness .*'(camera)': 1",
+        r"PENDING_NODE_ASSIGNMENT \| waiting .*'(camera)': 1",
         "what the task waits for",
         equals="camera",
     ),
@@ -174,7 +174,7 @@ EXPECTATIONS: list[Expectation] = [
         "01_tasks_and_actors", "at-least-once", r"charges: (.*)", "the ledger", equals="['order 7', 'order 7']"
     ),
     Expectation("01_tasks_and_actors", "restart", r"restarts=1: (.*)", "counts and loss", equals="[1, 2, 1, 2]"),
-    Expectation("01_tasks_and_actors", "restart", r"restarts=0: (.*)", "the end", equals="ActorDiedError"),
+    Expectation("01_tasks_and_actors", "restart", r"restarts=0: (.*)", "the end", equals="[1, 2, 'died', 'died']"),
     Expectation(ACTORS, "concurrency", r"least ([\d.]+) times", "waiting together", at_least=3),
     Expectation(ACTORS, "race-result", r"careful: balance (\d+)", "the balance with a lock", equals="20"),
     Expectation(ACTORS, "race-result", r"careless: balance (\d+)", "the balance without", at_most=19),
