@@ -148,7 +148,8 @@ def verdict_of_cells(answer: str, check_cell: str, check: Callable) -> Verdict:
     names: dict[str, Any] = {"np": np, "math": math, "time": time, "ray": ray, "serve": serve, "tune": tune}
     names.update(torch=torch, check=__import__(check.__module__, fromlist=["check"]))
     exec(answer, names)
-    exec(f"verdict = {check_cell}", names)
+    before, _, last = check_cell.strip().rpartition("\n")  # the first check of a lesson may import its module before
+    exec(f"{before}\nverdict = {last}", names)
     return names["verdict"]
 
 
