@@ -20,6 +20,7 @@ from helpers.session import free_port
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TOKEN = {"token": "only-of-this-test"}
+COPIES = "work"  # the learner's own copies, a folder of this repository
 pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
 
 
@@ -68,14 +69,14 @@ def get(url: str) -> Any:
 
 
 def test_lessons_and_solutions_are_all_that_is_listed(lab: str) -> None:
-    listed = {entry["path"] for entry in get(f"{lab}/api/contents/work")["content"]}
+    listed = {entry["path"] for entry in get(f"{lab}/api/contents/{COPIES}")["content"]}
     lessons = {f"work/{path.name}" for path in (REPOSITORY / "notebooks").glob("*.ipynb")}
     folders = {f"work/{path.parent.name}" for path in (REPOSITORY / "notebooks").glob("[!.]*/*.ipynb")}
     assert listed == lessons | folders
 
 
 def test_the_first_lesson_has_no_outputs_and_its_links_open(lab: str) -> None:
-    cells = get(f"{lab}/api/contents/work/00_start_here.ipynb")["content"]["cells"]
+    cells = get(f"{lab}/api/contents/{COPIES}/00_start_here.ipynb")["content"]["cells"]
     assert len(cells) > 10 and not [cell for cell in cells if cell.get("outputs") or cell.get("execution_count")]
     # Links lead to other notebooks, and to files outside of work/.
     for path in ("work/01_tasks_and_actors.ipynb", "work/solutions/00_start_here.ipynb", "helpers/session.py"):
