@@ -487,6 +487,7 @@ def test_a_busy_machine_does_not_hide_the_peak(tmp_path: Path) -> None:
 def test_changes_of_the_home_folder_are_seen(tmp_path: Path) -> None:
     (tmp_path / "ray_results" / "old").mkdir(parents=True)
     (tmp_path / ".config").mkdir()
+    (tmp_path / "ray_results" / "old" / "kept.json").touch()
     before = notebook_watch.files_at_home(tmp_path)
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").touch()
@@ -497,5 +498,21 @@ def test_changes_of_the_home_folder_are_seen(tmp_path: Path) -> None:
     (tmp_path / "ray_results" / "old" / "result.json").touch()
     (tmp_path / ".ray" / "other").touch()
     (tmp_path / "model.pt").touch()
+    (tmp_path / "ray_results" / "old" / "kept.json").unlink()
     found = notebook_watch.differences(before, notebook_watch.files_at_home(tmp_path), notebook_watch.ALLOWED_IN_HOME)
-    assert found == [".ray/other (new)", "model.pt (new)", "ray_results/old/result.json (new)"]
+    assert found == [
+        ".ray/other (new)",
+        "model.pt (new)",
+        "ray_results/old/kept.json (gone)",
+        "ray_results/old/result.json (new)",
+    ]
+
+
+@pytest.mark.fast
+def test_an_empty_results_folder_may_come_and_go(tmp_path: Path) -> None:
+    (tmp_path / "ray_results").mkdir()
+    with_it = notebook_watch.files_at_home(tmp_path)
+    (tmp_path / "ray_results").rmdir()
+    without = notebook_watch.files_at_home(tmp_path)
+    for before, after in ((with_it, without), (without, with_it)):
+        assert not notebook_watch.differences(before, after, notebook_watch.ALLOWED_IN_HOME)
