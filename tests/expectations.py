@@ -206,6 +206,7 @@ EXPECTATIONS: list[Expectation] = [
     Expectation(ACTORS, "limit", r"takes ([\d.]+) times", "the time with a limit", at_most=1.3),
     Expectation(ACTORS, "limit", r"with the limit (\d+) wait", "results that wait", at_most=4),
     Expectation("02_object_store", "first-result", r"\[([\d.]+), ", "the first sum", equals="312499987500000.0"),
+    Expectation("02_object_store", "pass-array", r"takes ([\d.]+) times", "array against reference", at_least=1.5),
     Expectation("02_object_store", "zero-copy", r"get takes ([\d.]+) %", "the share of get in put", at_most=20),
     Expectation("02_object_store", "same-bytes", r"the same bytes: (\w+)", "two arrays share bytes", equals="True"),
     Expectation("02_object_store", "kinds", r"the same bytes: (\w+)", "two tensors share bytes", equals="False"),
