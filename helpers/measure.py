@@ -17,6 +17,8 @@ import numpy as np
 import pandas as pd
 import psutil
 
+from helpers.machine import used_and_total_memory
+
 Result = TypeVar("Result")
 
 
@@ -183,3 +185,40 @@ def peak_memory(work: Callable[[], Result], pause: float = 0.1) -> tuple[Result,
         done.set()
         watcher.join()
     return result, max(seen)
+
+
+def memory_over_time(work: Callable[[], Result], pause: float = 0.05) -> tuple[Result, list[float], list[float]]:
+    """Do some work, and note meanwhile how much memory of this machine is in use.
+
+    All programs of the machine count, as they do for Ray when it decides that memory runs out.
+
+    Args:
+        work: a function without arguments.
+        pause: seconds between two looks; what is shorter may be missed.
+
+    Returns:
+        What the work returned; the seconds since its start, one for each look; and the memory in use then, in GB
+        (10**9 bytes).
+
+    Source: written for this course, on `used_and_total_memory`.
+    """
+    seconds: list[float] = []
+    used: list[float] = []
+    done = threading.Event()
+    start = time.monotonic()
+
+    def look() -> None:
+        while True:
+            used.append(used_and_total_memory()[0] / 1e9)
+            seconds.append(time.monotonic() - start)
+            if done.wait(pause):
+                return
+
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    try:
+        result = work()
+    finally:
+        done.set()
+        watcher.join()
+    return result, seconds, used

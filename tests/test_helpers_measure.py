@@ -172,6 +172,27 @@ def test_peak_memory_passes_errors_on_and_stops_looking() -> None:
     assert threading.active_count() == threads
 
 
+def test_memory_over_time_looks_until_the_work_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = iter(range(1, 1_000_000))
+    monkeypatch.setattr(measure, "used_and_total_memory", lambda: (next(looks) * 1e9, 9e15))
+
+    def work() -> str:
+        threading.Event().wait(0.3)
+        return "done"
+
+    result, seconds, used = measure.memory_over_time(work, pause=0.01)
+    assert result == "done"
+    assert used == list(range(1, len(seconds) + 1)) and len(used) > 2
+    assert seconds == sorted(seconds) and 0 <= seconds[0] and seconds[-1] >= 0.2
+
+
+def test_memory_over_time_passes_errors_on_and_stops_looking() -> None:
+    threads = threading.active_count()
+    with pytest.raises(ZeroDivisionError):
+        measure.memory_over_time(lambda: 1 / 0)
+    assert threading.active_count() == threads
+
+
 FREED = """
 import psutil
 from helpers.measure import free_memory

@@ -148,6 +148,70 @@ class ReturnsAPlainList:
         return [i * i for i in range(n)]
 
 
+def reserves_nothing(task, sizes):
+    return ray.get([task.remote(size) for size in sizes])
+
+
+def drops_the_options(task, sizes):
+    refs = []
+    for size in sizes:
+        task.options(memory=size)
+        refs.append(task.remote(size))
+    return ray.get(refs)
+
+
+def always_the_largest(task, sizes):
+    return ray.get([task.options(memory=max(sizes)).remote(size) for size in sizes])
+
+
+def in_megabytes(task, sizes):
+    return ray.get([task.options(memory=size / 1e6).remote(size) for size in sizes])
+
+
+def one_after_the_other(task, sizes):
+    return [ray.get(task.options(memory=size).remote(size)) for size in sizes]
+
+
+def more_cpus(task, sizes):
+    return ray.get([task.options(num_cpus=2).remote(size) for size in sizes])
+
+
+def shares_the_sum(task, sizes):
+    return ray.get([task.options(memory=sum(sizes) // len(sizes)).remote(size) for size in sizes])
+
+
+def returns_references(task, sizes):
+    return [task.options(memory=size).remote(size) for size in sizes]
+
+
+def the_smallest_first(task, sizes):
+    return ray.get([task.options(memory=size).remote(size) for size in sorted(sizes)])
+
+
+def passes_the_memory(task, sizes):
+    return ray.get([task.remote(size, memory=size) for size in sizes])
+
+
+def with_a_margin(task, sizes):
+    return ray.get([task.options(memory=int(1.1 * size)).remote(size) for size in sizes])
+
+
+def the_largest_first(task, sizes):
+    refs = {}
+    for place in sorted(range(len(sizes)), key=lambda place: -sizes[place]):
+        refs[place] = task.options(num_cpus=1, memory=float(sizes[place])).remote(sizes[place])
+    return ray.get([refs[place] for place in range(len(sizes))])
+
+
+def as_they_finish(task, sizes):
+    pending = {task.options(memory=size).remote(size): place for place, size in enumerate(sizes)}
+    results = [None] * len(sizes)
+    while pending:
+        done, _ = ray.wait(list(pending))
+        results[pending.pop(done[0])] = ray.get(done[0])
+    return results
+
+
 WRONG = {
     (1, memory_under_pressure.measure_again): [
         (without_a_seed, "new generator from the seed"),
@@ -170,8 +234,21 @@ WRONG = {
         (Doubles, "squares of 0 to n - 1"),
         (NoActor, "@ray.remote above the class"),
     ],
+    (3, memory_under_pressure.within_memory): [
+        (reserves_nothing, "Without memory=... Ray reserves none"),
+        (drops_the_options, "Without memory=... Ray reserves none"),
+        (always_the_largest, "what this call needs"),
+        (in_megabytes, "is in bytes"),
+        (one_after_the_other, "Start all tasks first"),
+        (more_cpus, "Without memory=... Ray reserves none"),
+        (shares_the_sum, "less than the task needs"),
+        (returns_references, "Trade them for values"),
+        (the_smallest_first, "in the order of the sizes"),
+        (passes_the_memory, "the task takes one argument"),
+    ],
 }
 RIGHT = {
     (1, memory_under_pressure.measure_again): [by_the_standard_library, by_the_global_generator, by_torch],
     (2, memory_under_pressure.square_store): [GetsWhatItPut, KeepsACopy, ReturnsAPlainList],
+    (3, memory_under_pressure.within_memory): [with_a_margin, the_largest_first, as_they_finish],
 }
