@@ -22,7 +22,7 @@ SECONDS: dict[str, float] = {
     "deep_dives/memory_under_pressure": 150,
     "03_ray_data": 200,
     "04_train_fashion_mnist": 300,
-    "deep_dives/one_core_well_used": 150,
+    "deep_dives/one_core_well_used": 90,
     "05_tune_asha": 360,
     "reference/older_code": 150,
     # The first run on a machine also compiles DeepSpeed's operators, which takes about a minute.
@@ -283,8 +283,13 @@ EXPECTATIONS: list[Expectation] = [
     Expectation(ONE_CORE, "two-cores", r"processes: ([\d.]+) times", "their speed", at_least=0.6, at_most=2.3),
     # Training together costs something, and at most noise makes it look free.
     Expectation(ONE_CORE, "two-cores", r"Ray Train: (\d+)% of", "its share", at_least=25, at_most=115),
-    # Small batches pay the update of all weights more often.
+    # Small batches pay the update of all weights more often, also beside other programs.
     Expectation(ONE_CORE, "batch-size", r"are ([\d.]+) times", "large batches", at_least=1.2),
+    Expectation(ONE_CORE, "drift", r"beside others: ([\d.]+) times", "batches of 64 to 16", at_least=1.1),
+    Expectation(ONE_CORE, "threads", r"0\.5 CPUs reserved, threads: (\d+)", "threads for half a CPU", equals="1"),
+    Expectation(ONE_CORE, "threads", r"2 CPUs reserved, threads: (\d+)", "threads for two CPUs", equals="2"),
+    # Workers exchange all gradients, threads nothing. On a busy machine threads wait for each other, too.
+    Expectation(ONE_CORE, "choice", r"of 64: threads, to workers: ([\d.]+) times", "their ratio", at_least=0.7),
     Expectation("05_tune_asha", "sweep", r"(\d+) trials in", "the number of trials", equals="100"),
     Expectation("05_tune_asha", "sweep", r"(\d+) failed", "the number of failed trials", equals="0"),
     Expectation("05_tune_asha", "no-stopping", r"is (-?[\d.]+) points", "what ASHA lost", at_most=0.5),
