@@ -20,6 +20,8 @@ STYLE = {
     "figure.constrained_layout.use": True,
     "font.size": 10,
 }
+DPI = 150  # of the stored picture
+SHOWN_DPI = 80  # a picture of 7 inches takes 560 pixels of a notebook, however many dots it has
 
 
 def show(figure: Figure, alt: str) -> None:
@@ -34,9 +36,10 @@ def show(figure: Figure, alt: str) -> None:
     from IPython.display import Image, display
 
     buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=80)
+    figure.savefig(buffer, format="png", dpi=DPI)
+    width = round(figure.get_figwidth() * SHOWN_DPI)
     plt.close(figure)
-    display(Image(buffer.getvalue(), format="png", alt=alt))
+    display(Image(buffer.getvalue(), format="png", width=width, alt=alt))
 
 
 def _axes(title: str, width: float = 7.0, height: float = 2.8) -> tuple[Figure, Any]:
@@ -67,9 +70,10 @@ def timeline(spans: Iterable[Mapping[str, Any]], title: str, until: float | None
     zero = min(span["start"] for span in spans)
     rows = list(dict.fromkeys(span["worker"] for span in sorted(spans, key=lambda s: s["start"])))
     figure, axes = _axes(title, height=0.9 + 0.4 * len(rows))
-    for i, span in enumerate(spans):
+    for span in spans:
         start, length = span["start"] - zero, span["end"] - span["start"]
-        axes.barh(rows.index(span["worker"]), length, left=start, height=0.7, color=COLOURS[i % 6], edgecolor="white")
+        # One colour for all, on which black text can be read: a second colour would look like a meaning.
+        axes.barh(rows.index(span["worker"]), length, left=start, height=0.7, color=COLOURS[4], edgecolor="white")
         if span.get("label"):
             axes.text(
                 start + length / 2, rows.index(span["worker"]), span["label"], ha="center", va="center", fontsize=8
@@ -129,9 +133,9 @@ def lines(
         xlabel: label of the horizontal axis, with the unit.
         ylabel: label of the vertical axis, with the unit.
         markers: whether each value gets a mark; without, curves of many values
-            are told apart by their dashes.
+            are told apart by their dashes. Each curve's name stands at its right end.
         limits: name -> height of a dashed horizontal line, in the unit of the vertical axis.
-        log: whether both axes are logarithmic, to the base 2; the legend then stands beside them.
+        log: whether both axes are logarithmic, to the base 2.
 
     Raises:
         ValueError: a curve has no values.
@@ -142,17 +146,17 @@ def lines(
         if len(y) == 0:
             raise ValueError(f"lines needs values, but {name!r} has none.")
     figure, axes = _axes(title, height=4.0 if log else 2.8)
-    said = []
+    said, labels = [], []
     for i, (name, values) in enumerate(series.items()):
         x, y = (np.asarray(v) for v in values)
+        colour = COLOURS[i % len(COLOURS)]
         style = {"marker": "os^Dvx"[i % 6]} if markers else {"linestyle": ("-", "--", "-.", ":")[i % 4]}
-        axes.plot(x, y, label=name, color=COLOURS[i % len(COLOURS)], **style)
+        axes.plot(x, y, color=colour, **style)
+        labels.append((float(y[-1]), name, colour))
         said.append(f"{name} goes from {y[0]:z.3g} to {y[-1]:z.3g}, at most {y.max():z.3g}")
     for name, height in (limits or {}).items():
         axes.axhline(height, color="grey", linestyle="--", linewidth=0.8)
-        # Beside the axes no curve can run through the name; where the legend stands there, inside.
-        place = {"xy": (0.01, height), "va": "bottom"} if log else {"xy": (1.01, height), "va": "center"}
-        axes.annotate(name, xycoords=("axes fraction", "data"), fontsize=8, annotation_clip=False, **place)
+        labels.append((height, name, "dimgrey"))
         said.append(f"a dashed line at {name}")
     if log:
         axes.set_xscale("log", base=2)
@@ -161,8 +165,27 @@ def lines(
         axes.yaxis.set_major_formatter("{x:g}")
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
-    axes.legend(frameon=False, **({"loc": "center left", "bbox_to_anchor": (1, 0.5)} if log else {}))
+    _label_right(axes, labels)
     show(figure, f"Line chart. {title}. {ylabel} over {xlabel}: {'; '.join(said)}.")
+
+
+def _label_right(axes: Any, labels: Sequence[tuple[float, str, str]]) -> None:
+    """Write names beside the axes at the heights of what they name, moved apart where they would overlap."""
+    points = axes.get_window_extent().height / axes.figure.dpi * 72
+    gap = 11 / points  # a line of text, as a fraction of the axes' height
+    heights = [
+        axes.transAxes.inverted().transform(axes.transData.transform((axes.get_xlim()[1], y)))[1] for y, *_ in labels
+    ]
+    order = np.argsort(heights, kind="stable")
+    places = np.array([heights[i] for i in order])
+    for i in range(1, len(places)):
+        places[i] = max(places[i], places[i - 1] + gap)
+    places -= max(0, places[-1] - 1) / 2  # a stack that has grown beyond the top is lowered by half of it
+    for i, place in zip(order, places, strict=True):
+        _, name, colour = labels[i]
+        axes.annotate(
+            name, (1.01, place), xycoords="axes fraction", color=colour, fontsize=9, va="center", annotation_clip=False
+        )
 
 
 def learning_curves(

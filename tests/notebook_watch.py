@@ -15,8 +15,8 @@ from helpers.measure import memory_gb
 # somebody may be working meanwhile.
 ALLOWED_NAMES = {".git", ".venv", ".uv-cache", "__pycache__", ".pytest_cache", ".ruff_cache", ".ipynb_checkpoints"}
 ALLOWED_PATHS = {"data/.cache", "results", ".report", "build", "work"}
-# Ray writes its token, Python and Jupyter their caches, and Ray Train makes `ray_results` on its first run; what lies in
-# there has to be gone afterwards. Nothing else is expected in a home folder.
+# Ray writes its token, Python and Jupyter their caches, and Ray Train makes `ray_results` on its first run, in which
+# nothing may stay. Nothing else is expected in a home folder.
 ALLOWED_IN_HOME = {".cache", ".ipython", ".jupyter", ".local"} | {".ray", ".ray/auth_token"}
 ALLOWED_IN_HOME |= {".config", ".config/matplotlib", "ray_results"}
 LOOKED_INTO_AT_HOME = (".ray", ".config", "ray_results")

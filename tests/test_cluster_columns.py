@@ -30,7 +30,7 @@ COLUMNS = [
             "gpus_per_actor": 0,
             "stream_limit_mb": 64,
         },
-        on_both_nodes="MapWorker(MapBatches(Classifier))",
+        on_both_nodes="MapBatches(Classifier)",
         until="actors",
     ),
     Column(

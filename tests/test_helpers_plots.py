@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from io import BytesIO
 from itertools import combinations
 from typing import Any
 
@@ -12,6 +13,7 @@ import pandas as pd
 import pytest
 from IPython.core.formatters import DisplayFormatter
 from matplotlib.colors import to_rgb
+from PIL import Image
 
 from helpers import plots
 
@@ -241,6 +243,23 @@ def test_name_of_a_limit_stands_beside_the_points(written: list[Any]) -> None:
     )
     places = dict(written)
     assert places["nothing to do"].x0 >= places["axes"].x1, "the name is printed over the points"
+
+
+def test_names_of_curves_stand_at_their_ends_and_apart(written: list[Any]) -> None:
+    ends = {"rises": 3.0, "nearly the same": 2.98, "low": 0.1}
+    plots.lines({name: ([1, 2], [1.0, end]) for name, end in ends.items()}, "Three", "x", "y", limits={"limit": 2.96})
+    places = dict(written)
+    boxes = sorted((places[name] for name in (*ends, "limit")), key=lambda box: box.y0)
+    assert all(low.y1 <= high.y0 + 1 for low, high in zip(boxes, boxes[1:], strict=False)), "names overlap"
+    assert all(box.x0 >= places["axes"].x1 for box in boxes), "a name is printed over the curves"
+    assert places["low"].y0 < places["limit"].y0 < places["nearly the same"].y0 < places["rises"].y0
+
+
+def test_pictures_are_sharp_and_as_wide_as_before(shown: list[Any]) -> None:
+    plots.bars({"a": 1.0}, "One", "MB")
+    width = Image.open(BytesIO(shown[0].data)).width
+    assert abs(width - 7 * 150) <= 2
+    assert shown[0].width == 560
 
 
 def test_many_values_without_marks(shown: list[Any]) -> None:

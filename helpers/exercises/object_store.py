@@ -2,80 +2,74 @@
 
 from __future__ import annotations
 
+import gc
+import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import ray
 from ray.remote_function import RemoteFunction
+from ray.util.state import list_objects
 
 from helpers.exercises.verdict import Verdict, as_list, as_number, exercise_check, not_right, right, without_ray
 from helpers.exercises.watched import Watched, all_together
 
 
-def _matrices() -> list[np.ndarray]:
-    random = np.random.default_rng(2)
-    return [
-        np.array([[1.0, 2.0, 9.0], [3.0, 2.0, 0.0], [8.0, 2.0, 0.0], [0.0, 2.0, 3.0]]),
-        np.array([[1, 5], [2, 8]]),  # whole numbers with means that are none
-        np.array([[4.0, -1.5, 7.0]]),
-        np.array([[4.0], [-1.5], [8.0]], dtype=np.float32),
-        random.normal(3.0, 2.0, (500, 60)),  # large enough for the store, where arrays are read-only
-    ]
+def _sum_and_place(place: int, array: np.ndarray) -> float:
+    return float(np.sum(array)) + 1000 * place  # no two tasks have the same result
 
 
 @exercise_check
-def column_means(answer: Any) -> Verdict:
-    """Exercise 1: a remote function that gets the matrix behind a reference."""
-    if not isinstance(answer, RemoteFunction):
-        hint = "Put @ray.remote above the function, replace the `...` by it, and do not call it yet."
-        return not_right(f"a {type(answer).__name__}", "a remote function", hint)
+def share_once(answer: Callable[[Any, np.ndarray, int], list[Any]]) -> Verdict:
+    """Exercise 1: one stored array, many tasks at the same time."""
     if (missing := without_ray()) is not None:
         return missing
-    for matrix in _matrices():
-        try:
-            got = ray.get(answer.options(num_cpus=0).remote(ray.put(matrix)))
-        except ValueError as error:
-            wrong = _store_mistake(error)
-            if wrong is None:
-                raise
-            return wrong
-        wrong = _judge_means(got, matrix)
-        if wrong is not None:
-            return wrong
-    return right("the reference arrived as the matrix.")
+    task = Watched()
+    try:
+        for n in (0, 4, 1, 6):
+            task.begin(_sum_and_place, all_together(n))
+            wrong = _judge_shared(answer, task, np.arange(1.0, 8.0 + n), n)
+            if wrong is not None:
+                return wrong
+        return right("one stored array, all tasks at the same time.")
+    finally:
+        task.finish()
+
+
+def _judge_shared(
+    answer: Callable[[Any, np.ndarray, int], list[Any]], task: Watched, array: np.ndarray, n: int
+) -> Verdict | None:
+    got = answer(task, array.copy(), n)
+    if not all(isinstance(argument, ray.ObjectRef) for argument in task.arguments):
+        hint = "Passing the array itself stores it again for each call: ray.put it first, and pass the reference."
+        return not_right("an argument that is no reference", "a reference", hint)
+    if len({argument.hex() for argument in task.arguments}) > 1:
+        stored = len({argument.hex() for argument in task.arguments})
+        return not_right(f"an array that was stored {stored} times", "once", "Call ray.put once, before the loop.")
+    if len(task.refs) != n:
+        return not_right(f"{len(task.refs)} calls of task.remote", f"{n}, one for each result", "Call it n times.")
+    if task.waited_in_vain():
+        hint = "Start all tasks, then call ray.get once on the list; ray.get inside the loop waits each time."
+        return not_right(f"at most {task.most} tasks at the same time", f"{n}", hint)
+    values = as_list(got)
+    if isinstance(got, ray.ObjectRef) or any(isinstance(value, ray.ObjectRef) for value in values or []):
+        return not_right("references", "results", "Trade the references of the results with ray.get.")
+    expected = [_sum_and_place(place, array) for place in range(n)]
+    if values is None or sorted(map(str, values)) != sorted(map(str, expected)):
+        return not_right(got, expected, "Return the list of the n results, one of each task.")
+    return None
 
 
 def _store_mistake(error: ValueError) -> Verdict | None:
     """The verdict on an error by which the store is known, None for any other."""
     if "object refs" in str(error) or "ObjectRef" in str(error):
-        hint = "The argument already is the matrix: leave out ray.get inside the function."
-        return not_right("an error from ray.get on a matrix", "the means", hint)
+        hint = "The argument already is the array: leave out ray.get inside the function."
+        return not_right("an error from ray.get on an array", "new images", hint)
     if "read-only" in str(error) or "WRITEABLE" in str(error):
         hint = "Arrays from the store cannot be written to: make a new array."
         return not_right("an error, because the array is read-only", "a new array", hint)
     return None
-
-
-def _judge_means(got: Any, matrix: np.ndarray) -> Verdict | None:
-    if isinstance(got, ray.ObjectRef):
-        return not_right("a reference", "the means", "Return the array itself: Ray stores it for you.")
-    expected = matrix.mean(axis=0)
-    values = as_list(got)
-    size = f"{matrix.shape[0]} rows and {matrix.shape[1]} columns"
-    if values is None or np.shape(values) != expected.shape:
-        hint = f"The matrix has {size}; return one number for each column: axis=0 goes down the rows."
-        if np.shape(values) == (1, *expected.shape):
-            hint = "Return a plain array of numbers: leave out keepdims=True."
-        return not_right(got, f"{len(expected)} means for a matrix with {size}", hint)
-    if np.allclose(np.array(values, dtype=float), expected, rtol=1e-4):
-        return None
-    hint = "The mean of a column is its sum divided by the number of rows: mean(axis=0)."
-    if matrix.shape[0] == matrix.shape[1] and np.allclose(values, matrix.mean(axis=1)):
-        hint = "These are the means of the rows: axis=0 goes down the rows, and gives one mean for each column."
-    elif np.allclose(values, np.floor(expected)):
-        hint = "The mean of whole numbers need not be whole: do not round, and do not use //."
-    return not_right(values, f"{expected.tolist()} for {matrix.tolist()}", hint)
 
 
 @exercise_check
@@ -131,51 +125,6 @@ def _judge_images(got: Any, images: np.ndarray, amount: int) -> Verdict | None:
     return None
 
 
-def _sum_and_place(place: int, array: np.ndarray) -> float:
-    return float(np.sum(array)) + 1000 * place  # no two tasks have the same result
-
-
-@exercise_check
-def share_once(answer: Callable[[Any, np.ndarray, int], list[Any]]) -> Verdict:
-    """Exercise 3: one stored array, many tasks at the same time."""
-    if (missing := without_ray()) is not None:
-        return missing
-    task = Watched()
-    try:
-        for n in (0, 4, 1, 6):
-            task.begin(_sum_and_place, all_together(n))
-            wrong = _judge_shared(answer, task, np.arange(1.0, 8.0 + n), n)
-            if wrong is not None:
-                return wrong
-        return right("one stored array, all tasks at the same time.")
-    finally:
-        task.finish()
-
-
-def _judge_shared(
-    answer: Callable[[Any, np.ndarray, int], list[Any]], task: Watched, array: np.ndarray, n: int
-) -> Verdict | None:
-    got = answer(task, array.copy(), n)
-    if not all(isinstance(argument, ray.ObjectRef) for argument in task.arguments):
-        hint = "Passing the array itself stores it again for each call: ray.put it first, and pass the reference."
-        return not_right("an argument that is no reference", "a reference", hint)
-    if len({argument.hex() for argument in task.arguments}) > 1:
-        stored = len({argument.hex() for argument in task.arguments})
-        return not_right(f"an array that was stored {stored} times", "once", "Call ray.put once, before the loop.")
-    if len(task.refs) != n:
-        return not_right(f"{len(task.refs)} calls of task.remote", f"{n}, one for each result", "Call it n times.")
-    if task.waited_in_vain():
-        hint = "Start all tasks, then call ray.get once on the list; ray.get inside the loop waits each time."
-        return not_right(f"at most {task.most} tasks at the same time", f"{n}", hint)
-    values = as_list(got)
-    if isinstance(got, ray.ObjectRef) or any(isinstance(value, ray.ObjectRef) for value in values or []):
-        return not_right("references", "results", "Trade the references of the results with ray.get.")
-    expected = [_sum_and_place(place, array) for place in range(n)]
-    if values is None or sorted(map(str, values)) != sorted(map(str, expected)):
-        return not_right(got, expected, "Return the list of the n results, one of each task.")
-    return None
-
-
 class DayNotAskedFor(Exception):
     """What comes out of a day whose data nobody needs."""
 
@@ -197,7 +146,7 @@ def _day_that_fails() -> ray.ObjectRef:
 
 @exercise_check
 def mean_of_day(answer: Any) -> Verdict:
-    """Exercise 4: a task that gets a list of references and fetches one of them."""
+    """Exercise 3: a task that gets a list of references and fetches one of them."""
     if not isinstance(answer, RemoteFunction):
         hint = "Keep @ray.remote above the function, so that it runs as a task, and do not call it yet."
         return not_right(f"a {type(answer).__name__}", "a remote function", hint)
@@ -253,3 +202,53 @@ def _judge_day(got: Any, arrays: list[np.ndarray], day: int) -> Verdict | None:
     elif np.isclose(mean, np.concatenate(arrays).mean(), rtol=1e-4) or np.isclose(mean, np.mean(means), rtol=1e-4):
         hint = "That is the mean of all days: only days[day] is asked for."
     return not_right(round(mean, 3), f"{means[day]:.3f} for day {day}", hint)
+
+
+FREED_S = 5.0  # an object that nobody keeps is gone within a fraction of this
+
+
+@exercise_check
+def first_numbers(answer: Callable[[ray.ObjectRef, int], Any]) -> Verdict:
+    """Exercise 4: a small part of a large array, which leaves the store."""
+    if (missing := without_ray()) is not None:
+        return missing
+    random = np.random.default_rng(5)
+    for size, n in ((400_000, 1000), (250_000, 3), (300_000, 1)):
+        array = random.normal(size=size)
+        ref = ray.put(array)
+        name = ref.hex()
+        got = answer(ref, n)
+        wrong = _judge_first(got, array, n)
+        del ref
+        wrong = wrong or _judge_kept(name)
+        if wrong is not None:
+            return wrong
+    return right("the numbers are yours, and the array left the store.")
+
+
+def _judge_first(got: Any, array: np.ndarray, n: int) -> Verdict | None:
+    if isinstance(got, ray.ObjectRef):
+        return not_right("a reference", f"an array of {n} numbers", "Return the numbers themselves.")
+    values = as_list(got)
+    case = f"the first {n} of {len(array):,} numbers"
+    if values is None or np.shape(values) != (n,):
+        shown = type(got).__name__ if values is None else f"something of shape {np.shape(values)}"
+        return not_right(shown, case, "Get the array behind the reference, and take its first n numbers.")
+    if not np.array_equal(np.array(values, dtype=float), array[:n]):
+        return not_right(f"{values[:3]} ...", f"{array[:3].tolist()[:n]} ...", "Take the numbers from the front: [:n].")
+    return None
+
+
+def _judge_kept(name: str) -> Verdict | None:
+    """Whether somebody still keeps the object, a while after the check let go of it."""
+    gc.collect()  # what only waits to be collected does not count
+    end = time.monotonic() + FREED_S
+    while kept := list_objects(filters=[("object_id", "=", name)], detail=True):
+        if time.monotonic() > end:
+            how = {item.reference_type for item in kept}
+            hint = "Something of yours still has the reference: let go of it."
+            if how == {"PINNED_IN_MEMORY"}:
+                hint = "A slice of an array is a view: it looks at the bytes of the whole array. Copy what you return."
+            return not_right(f"an array that stays in the store ({', '.join(sorted(how))})", "one that leaves it", hint)
+        time.sleep(0.2)
+    return None

@@ -95,43 +95,52 @@ def _out_of_order(total: int) -> Rule:
 
 
 @exercise_check
-def slow_squares(answer: Callable[[Sequence[int]], list[int]]) -> Verdict:
-    """Exercise 1: all squares at the same time, in the order of the numbers."""
+def slow_squares(answer: Callable[[Sequence[int]], dict[int, int]]) -> Verdict:
+    """Exercise 1: a dict from each number to its square, with all squares under way at the same time."""
     if (missing := without_ray()) is not None:
         return missing
     nothing = answer([])
-    if as_list(nothing) != []:
-        return not_right(nothing, "[] for no numbers", "Return a list, also an empty one.")
+    if not isinstance(nothing, Mapping) or nothing:
+        return not_right(nothing, "{} for no numbers", "Return a dict, also an empty one.")
     with _sent_along():
         stage = Stage.remote()
         try:
-            for numbers in ([5, 4, 0, 4], [7]):  # equal numbers too: a dict would lose one
+            for numbers in ([5, 4, 0, -3], [7]):
                 wrong = _judge_squares(answer, numbers, stage)
                 if wrong is not None:
                     return wrong
-            return right("all squares were under way at the same time, and came back in order.")
+            return right("all squares were under way at the same time, and each number has its own.")
         finally:
             ray.get(stage.open.remote())  # what the answer left behind can end
 
 
-def _judge_squares(answer: Callable[[Sequence[int]], list[int]], numbers: list[int], stage: Any) -> Verdict | None:
+def _judge_squares(answer: Callable[[Sequence[int]], dict[int, int]], numbers: list[int], stage: Any) -> Verdict | None:
     ray.get(stage.begin.remote(lambda *_: None, _out_of_order(len(numbers)), 0.1, watched.PATIENCE))
     got = answer(_traced(numbers, stage))
-    expected = [number * number for number in numbers]
-    values = as_list(got)
-    if isinstance(got, ray.ObjectRef) or any(isinstance(value, ray.ObjectRef) for value in values or []):
-        return not_right("references", expected, "Trade them for values with ray.get.")
+    expected = {number: number * number for number in numbers}
+    parts = [*got, *got.values()] if isinstance(got, Mapping) else as_list(got) or [got]
+    if any(isinstance(part, ray.ObjectRef) for part in parts):
+        return not_right("references", expected, "Trade them for values with ray.get, which takes a list of them.")
     if ray.get(stage.in_vain.remote()):
-        hint = "ray.get inside the loop waits for each task; start them all, then call ray.get once on the list."
+        hint = "ray.get inside the loop waits for each task: start all of them first, and call ray.get afterwards."
         return not_right("a wait for one square before others were under way", "all under way first", hint)
-    if not same(values, expected):
-        hint = "Return a list with the square of each number, in the order of the numbers."
-        return not_right(got, f"{expected} for {numbers}", hint)
+    if not isinstance(got, Mapping):
+        return not_right(got, f"{expected} for {numbers}", "Return a dict: each number is a key, its square the value.")
+    if not same(dict(got), expected):
+        return not_right(dict(got), f"{expected} for {numbers}", _dict_hint(got, expected))
     in_tasks = len(ray.get(stage.started.remote()))
     if in_tasks != len(numbers):
         hint = "Call slow_square.remote for each number, and leave slow_square as it is."
         return not_right(f"{in_tasks} squares in tasks of Ray, for {numbers}", f"{len(numbers)}", hint)
     return None
+
+
+def _dict_hint(got: Mapping[Any, Any], expected: dict[int, int]) -> str:
+    if set(got) != set(expected):
+        return "The keys are the numbers themselves, each of them once."
+    return (
+        "Each number belongs with its own square: results come in the order of the references, so pair them like that."
+    )
 
 
 @exercise_check

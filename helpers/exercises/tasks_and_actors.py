@@ -1,4 +1,4 @@
-"""Checks of the exercises of notebook 01 and of its deep dive, actor_patterns. Ray must be running."""
+"""Checks of the exercises of notebook 01. Ray must be running."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import ray
 from ray.actor import ActorClass
 
 from helpers.exercises.verdict import Verdict, as_list, as_number, exercise_check, not_right, right, same, without_ray
-from helpers.exercises.watched import Watched, all_together, one_for_one, only
+from helpers.exercises.watched import Watched, all_together, only
 
 PAUSE = 0.15  # seconds between the ends of two tasks, where the order in which they end must be seen
 
@@ -235,46 +235,3 @@ def _judge_mean(got: Any, numbers: list[float]) -> Verdict | None:
     elif math.isclose(mean, sum(numbers)):
         hint = "This is the sum: divide it by how many numbers there are."
     return not_right(got, f"{expected:.6g} after adding {added}", hint)
-
-
-@exercise_check
-def bounded_map(answer: Callable[[Any, Sequence[Any], int], list[Any]]) -> Verdict:
-    """Deep dive, exercise 1: never more than `limit` tasks under way, never fewer without need, results in order."""
-    if (missing := without_ray()) is not None:
-        return missing
-    task = Watched()
-    items = [5, 2, 9, 4, 4, 0, 1]
-    try:
-        # The number of items, the limit, and whether the oldest task may end like the others.
-        rounds = [(0, 3, False), (7, 3, False), (6, 2, False), (7, 4, True), (3, 1, False), (2, 5, False)]
-        for count, limit, oldest_too in rounds:
-            task.begin(_square, one_for_one(count, limit, oldest_too))
-            wrong = _judge_bounded(answer, task, items[:count], limit)
-            if wrong is not None:
-                return wrong
-        return right("as many tasks under way as the limit allows, and never more, tried with 1 to 5.")
-    finally:
-        task.finish()
-
-
-def _judge_bounded(answer: Callable[..., list[Any]], task: Watched, items: list[int], limit: int) -> Verdict | None:
-    got = answer(task, list(items), limit)
-    most, in_vain = min(limit, len(items)), task.waited_in_vain()
-    if task.most > limit:
-        hint = "Before starting another task while limit of them are pending, wait for one with ray.wait."
-        return not_right(f"{task.most} tasks under way at once", f"at most {limit}", hint)
-    if in_vain and task.most < most:
-        hint = f"With a limit of {limit}, {limit} may be under way: wait only when {limit} are pending."
-        return not_right(f"at most {task.most} at a time", f"up to {most}", hint)
-    if in_vain:
-        hint = "Wait for any one with ray.wait, not for the oldest nor for a whole group."
-        return not_right("a wait for one task while another had ended", "a new task as soon as any one ends", hint)
-    wrong = _judge_starts(task, items)
-    if wrong is not None:
-        return wrong
-    values, expected = as_list(got), [item * item for item in items]
-    if any(isinstance(value, ray.ObjectRef) for value in values or []):
-        return not_right("references", expected, "Trade them for values with ray.get.")
-    if not same(values, expected):
-        return not_right(got, f"{expected} for the items {items}", _order_hint(values, expected))
-    return None

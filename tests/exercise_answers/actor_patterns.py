@@ -1,166 +1,391 @@
-"""Answers to the exercise of the deep dive actor_patterns."""
+"""Answers to the exercises of the deep dive actor_patterns."""
 
 from __future__ import annotations
 
-import threading
+import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from queue import Queue
 
 import ray
+from ray.util import ActorPool
 
-from helpers.exercises import tasks_and_actors
-
-
-def without_limit(task, items, limit):
-    return ray.get([task.remote(item) for item in items])
+from helpers.exercises import actor_patterns
 
 
-def one_at_a_time(task, items, limit):
-    return [ray.get(task.remote(item)) for item in items]
+class Office:
+    """What the stub gives."""
+
+    def __init__(self, seats, pay):
+        self.free, self.pay = list(range(seats)), pay
 
 
-def always_three(task, items, limit):
-    return right_bounded(task, items, 3)
+@ray.remote
+class LooksThenPays(Office):
+    def __init__(self, seats, pay):
+        super().__init__(seats, pay)
+        self.seats, self.sold = seats, {}
+
+    async def book(self, buyer):
+        seat = len(self.sold)
+        if seat >= self.seats:
+            return None
+        await self.pay(buyer)
+        self.sold[seat] = buyer
+        return seat
 
 
-def limit_minus_one(task, items, limit):
-    return right_bounded(task, items, max(1, limit - 1))
+@ray.remote
+class LockedWhilePaying(Office):
+    def __init__(self, seats, pay):
+        super().__init__(seats, pay)
+        self.lock = asyncio.Lock()
+
+    async def book(self, buyer):
+        async with self.lock:
+            if not self.free:
+                return None
+            await self.pay(buyer)
+            return self.free.pop(0)
 
 
-def right_bounded(task, items, limit):
-    refs, pending = [], []
-    for item in items:
-        if len(pending) >= limit:
-            _, pending = ray.wait(pending)
-        refs.append(task.remote(item))
-        pending.append(refs[-1])
-    return ray.get(refs)
+@ray.remote
+class Blocking(Office):
+    def book(self, buyer):
+        if not self.free:
+            return None
+        seat = self.free.pop(0)
+        asyncio.run(self.pay(buyer))
+        return seat
 
 
-def bounded_but_unordered(task, items, limit):
-    pending, values = [], []
-    for item in items:
-        if len(pending) == limit:
-            ready, pending = ray.wait(pending)
-            values += ray.get(ready)
-        pending.append(task.remote(item))
-    return values + ray.get(pending)
+@ray.remote
+class PaysFirst(Office):
+    async def book(self, buyer):
+        await self.pay(buyer)
+        return self.free.pop(0) if self.free else None
 
 
-def bounded_in_groups(task, items, limit):
-    values = []
-    for i in range(0, len(items), limit):
-        values += ray.get([task.remote(item) for item in items[i : i + limit]])
-    return values
+@ray.remote
+class NeverGivesBack(Office):
+    async def book(self, buyer):
+        if not self.free:
+            return None
+        seat = self.free.pop(0)
+        await self.pay(buyer)
+        return seat
 
 
-def bounded_by_the_oldest(task, items, limit):
-    refs = []
+@ray.remote
+class Silent(Office):
+    async def book(self, buyer):
+        if not self.free:
+            return None
+        seat = self.free.pop(0)
+        try:
+            await self.pay(buyer)
+        except Exception:
+            self.free.append(seat)
+            return None
+        return seat
+
+
+@ray.remote
+class AlwaysGivesBack(Office):
+    async def book(self, buyer):
+        if not self.free:
+            return None
+        seat = self.free.pop(0)
+        try:
+            await self.pay(buyer)
+        finally:
+            self.free.append(seat)
+        return seat
+
+
+@ray.remote
+class CountsBack(Office):
+    def __init__(self, seats, pay):
+        super().__init__(seats, pay)
+        self.seats, self.sold = seats, 0
+
+    async def book(self, buyer):
+        if self.sold == self.seats:
+            return None
+        seat = self.sold
+        self.sold += 1
+        try:
+            await self.pay(buyer)
+        except Exception:
+            self.sold -= 1
+            raise
+        return seat
+
+
+@ray.remote
+class ForgetsAwait(Office):
+    async def book(self, buyer):
+        if not self.free:
+            return None
+        seat = self.free.pop(0)
+        self.pay(buyer).close()  # as if it had been forgotten, but without Python's warning
+        return seat
+
+
+@ray.remote
+class KeepsOneSeat(Office):
+    async def book(self, buyer):
+        if len(self.free) < 2:
+            return None
+        seat = self.free.pop(0)
+        await self.pay(buyer)
+        return seat
+
+
+@ray.remote
+class NamesTheSeat(Office):
+    async def book(self, buyer):
+        if not self.free:
+            return None
+        seat = self.free.pop(0)
+        await self.pay(buyer)
+        return f"seat {seat}"
+
+
+class NoActor(Office):
+    async def book(self, buyer):
+        return None
+
+
+@ray.remote
+class LockedWhileTaking(Office):
+    """A lock, but only around taking and giving back; any free seat will do."""
+
+    def __init__(self, seats, pay):
+        super().__init__(seats, pay)
+        self.free, self.lock = set(self.free), asyncio.Lock()
+
+    async def book(self, buyer):
+        async with self.lock:
+            if not self.free:
+                return None
+            seat = self.free.pop()
+        try:
+            await self.pay(buyer)
+        except BaseException:
+            async with self.lock:
+                self.free.add(seat)
+            raise
+        return seat
+
+
+@ray.remote
+class WithABook(Office):
+    """Writes down who has which seat, and strikes it out again."""
+
+    def __init__(self, seats, pay):
+        self.seats, self.pay, self.sold = seats, pay, {}
+
+    async def book(self, buyer):
+        seat = next((s for s in range(self.seats) if s not in self.sold), None)
+        if seat is None:
+            return None
+        self.sold[seat], paid = buyer, False
+        try:
+            await self.pay(buyer)
+            paid = True
+        finally:
+            if not paid:
+                del self.sold[seat]
+        return seat
+
+
+@ray.remote
+class FromTheBack(Office):
+    """Sells the last seat first, from a queue of free ones."""
+
+    def __init__(self, seats, pay):
+        self.pay, self.free = pay, asyncio.Queue()
+        for seat in reversed(range(seats)):
+            self.free.put_nowait(seat)
+
+    async def book(self, buyer):
+        try:
+            seat = self.free.get_nowait()
+        except asyncio.QueueEmpty:
+            return None
+        (error,) = await asyncio.gather(self.pay(buyer), return_exceptions=True)
+        if error is not None:
+            self.free.put_nowait(seat)
+            raise error
+        return seat
+
+
+@ray.remote
+class WaitsForTheOthers(Office):
+    """Says no only when it is certain that no seat comes back."""
+
+    def __init__(self, seats, pay):
+        super().__init__(seats, pay)
+        self.paying, self.change = 0, asyncio.Condition()
+
+    async def book(self, buyer):
+        async with self.change:
+            await self.change.wait_for(lambda: self.free or not self.paying)
+            if not self.free:
+                return None
+            seat, self.paying = self.free.pop(0), self.paying + 1
+        try:
+            await self.pay(buyer)
+        except Exception:
+            self.free.append(seat)
+            raise
+        finally:
+            async with self.change:
+                self.paying -= 1
+                self.change.notify_all()
+        return seat
+
+
+def work(actor, pair):
+    return actor.work.remote(*pair)
+
+
+def right_share(actors, items):
+    pairs = ActorPool(actors).map_unordered(work, list(enumerate(items)))
+    return [result for _, result in sorted(pairs)]
+
+
+def ordered_map(actors, items):
+    return [result for _, result in ActorPool(actors).map(work, list(enumerate(items)))]
+
+
+def in_turns(actors, items):
+    pairs = ray.get([actors[i % len(actors)].work.remote(i, item) for i, item in enumerate(items)])
+    return [result for _, result in pairs]
+
+
+def unordered(actors, items):
+    pairs = ActorPool(actors).map_unordered(work, list(enumerate(items)))
+    return [result for _, result in pairs]
+
+
+def sorted_by_result(actors, items):
+    return sorted(unordered(actors, items))
+
+
+def with_places(actors, items):
+    return sorted(ActorPool(actors).map_unordered(work, list(enumerate(items))))
+
+
+def first_actor_only(actors, items):
+    return right_share(actors[:1], items)
+
+
+def by_item(actors, items):
+    pool = ActorPool(actors)
+    pairs = dict(pool.map_unordered(work, [(items.index(item), item) for item in items]))
+    return [pairs[place] for place in sorted(pairs)]
+
+
+def in_groups(actors, items):
+    results = []
+    for start in range(0, len(items), len(actors)):
+        group = list(enumerate(items))[start : start + len(actors)]
+        results += ray.get([work(actor, pair) for actor, pair in zip(actors, group, strict=False)])
+    return [result for _, result in results]
+
+
+def one_by_one(actors, items):
+    return [ray.get(actors[i % len(actors)].work.remote(i, item))[1] for i, item in enumerate(items)]
+
+
+def without_actors(actors, items):
+    return [item * item for item in items]
+
+
+def places_from_one(actors, items):
+    pairs = ActorPool(actors).map_unordered(work, list(enumerate(items, 1)))
+    return [result for _, result in sorted(pairs)]
+
+
+def share_with_wait(actors, items):
+    results, todo, busy, free = [None] * len(items), list(enumerate(items)), {}, list(actors)
+    while todo or busy:
+        while todo and free:
+            actor = free.pop()
+            busy[actor.work.remote(*todo.pop(0))] = actor
+        (ready,), _ = ray.wait(list(busy))
+        free.append(busy.pop(ready))
+        place, result = ray.get(ready)
+        results[place] = result
+    return results
+
+
+def share_with_threads(actors, items):
+    free = Queue()
+    for actor in actors:
+        free.put(actor)
+
+    def one(pair):
+        actor = free.get()
+        try:
+            return ray.get(work(actor, pair))[1]
+        finally:
+            free.put(actor)
+
+    with ThreadPoolExecutor(len(actors)) as pool:
+        return list(pool.map(one, enumerate(items)))
+
+
+def share_by_hand(actors, items):
+    pool, results = ActorPool(actors), {}
     for place, item in enumerate(items):
-        if place >= limit:
-            ray.get(refs[place - limit])
-        refs.append(task.remote(item))
-    return ray.get(refs)
-
-
-def bounded_by_the_newest(task, items, limit):
-    refs, pending = [], []
-    for item in items:
-        if len(pending) == limit:
-            ray.get(pending.pop())
-        refs.append(task.remote(item))
-        pending.append(refs[-1])
-    return ray.get(refs)
-
-
-def bounded_by_all_pending(task, items, limit):
-    refs, pending = [], []
-    for item in items:
-        if len(pending) == limit:
-            ray.wait(pending, num_returns=len(pending))
-            pending = []
-        refs.append(task.remote(item))
-        pending.append(refs[-1])
-    return ray.get(refs)
-
-
-def one_too_many(task, items, limit):
-    return right_bounded(task, items, limit + 1)
-
-
-def bounded_by_item(task, items, limit):
-    refs, pending = {}, []
-    for item in items:
-        if len(pending) == limit:
-            _, pending = ray.wait(pending)
-        refs[item] = task.remote(item)
-        pending.append(refs[item])
-    return ray.get(list(refs.values()))
-
-
-def bounded_references(task, items, limit):
-    refs, pending = [], []
-    for item in items:
-        if len(pending) == limit:
-            _, pending = ray.wait(pending)
-        refs.append(task.remote(item))
-        pending.append(refs[-1])
-    return refs
-
-
-def bounded_by_threads(task, items, limit):
-    with ThreadPoolExecutor(limit) as pool:
-        return list(pool.map(lambda item: ray.get(task.remote(item)), items))
-
-
-def bounded_that_pops(task, items, limit):
-    values, places = {}, {}
-    count = len(items)
-    while items or places:
-        while items and len(places) < limit:
-            place = count - len(items)
-            places[task.remote(items.pop(0))] = place
-        (ready,), _ = ray.wait(list(places))
-        values[places.pop(ready)] = ray.get(ready)
-    return [values[place] for place in range(count)]
-
-
-def bounded_by_a_semaphore(task, items, limit):
-    free, values = threading.Semaphore(limit), [None] * len(items)
-
-    def one(place, item):
-        with free:
-            values[place] = ray.get(task.remote(item))
-
-    threads = [threading.Thread(target=one, args=pair) for pair in enumerate(items)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return values
+        pool.submit(work, (place, item))
+    while pool.has_next():
+        place, results[place] = pool.get_next_unordered()
+    return [results[place] for place in range(len(items))]
 
 
 WRONG = {
-    (1, tasks_and_actors.bounded_map): [
-        (without_limit, "wait for one"),
-        (one_at_a_time, "wait only when"),
-        (bounded_but_unordered, "in the order"),
-        (always_three, "wait for one"),
-        (limit_minus_one, "wait only when"),
-        (bounded_in_groups, "not for the oldest"),
-        (bounded_by_the_oldest, "not for the oldest"),
-        (bounded_by_the_newest, "not for the oldest"),
-        (bounded_by_all_pending, "not for the oldest"),
-        (one_too_many, "wait for one"),
-        (bounded_by_item, "two items are equal"),
-        (bounded_references, "ray.get"),
-        (lambda task, items, limit: [item * item for item in items], "one task for each"),
+    (1, actor_patterns.fair_office): [
+        (LooksThenPays, "before the await"),
+        (LockedWhilePaying, "hold no lock"),
+        (NeverGivesBack, "give it back"),
+        (CountsBack, "only that one"),
+        (PaysFirst, "pays nothing"),
+        (Silent, "must learn"),
+        (AlwaysGivesBack, "before the await"),
+        (Blocking, "async def"),
+        (ForgetsAwait, "without await"),
+        (KeepsOneSeat, "one payment at a time"),
+        (NamesTheSeat, "number of the seat"),
+        (NoActor, "@ray.remote"),
+    ],
+    (2, actor_patterns.share): [
+        (ordered_map, "map_unordered"),
+        (unordered, "sort by the place"),
+        (in_turns, "still busy"),
+        (with_places, "only the result"),
+        (in_groups, "map_unordered"),
+        (sorted_by_result, "sort by the place"),
+        (first_actor_only, "all actors"),
+        (one_by_one, "all actors"),
+        (by_item, "places of enumerate"),
+        (places_from_one, "places of enumerate"),
+        (without_actors, "places of enumerate"),
     ],
 }
 RIGHT = {
-    (1, tasks_and_actors.bounded_map): [
-        bounded_by_threads,
-        bounded_that_pops,
-        bounded_by_a_semaphore,
-        right_bounded,
+    (1, actor_patterns.fair_office): [
+        LockedWhileTaking,
+        WithABook,
+        FromTheBack,
+        WaitsForTheOthers,
+    ],
+    (2, actor_patterns.share): [
+        share_with_wait,
+        share_with_threads,
+        share_by_hand,
+        right_share,
     ],
 }

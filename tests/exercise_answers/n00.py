@@ -19,16 +19,54 @@ def slow_square(x: int) -> int:
     return x * x
 
 
+@ray.remote
+def slow_square_pair(x: int) -> tuple[int, int]:
+    return x, x * x
+
+
 def squares_one_by_one(numbers):
-    return [ray.get(slow_square.remote(x)) for x in numbers]
+    return {x: ray.get(slow_square.remote(x)) for x in numbers}
+
+
+def squares_in_a_loop(numbers):
+    squares = {}
+    for x in numbers:
+        ref = slow_square.remote(x)
+        squares[x] = ray.get(ref)
+    return squares
 
 
 def squares_as_references(numbers):
-    return [slow_square.remote(x) for x in numbers]
+    return {x: slow_square.remote(x) for x in numbers}
+
+
+def squares_with_references_as_keys(numbers):
+    refs = [slow_square.remote(x) for x in numbers]
+    return dict(zip(refs, ray.get(refs), strict=True))
+
+
+def squares_of_a_dict(numbers):
+    return ray.get({x: slow_square.remote(x) for x in numbers})
 
 
 def squares_without_ray(numbers):
-    return [x * x for x in numbers]
+    return {x: x * x for x in numbers}
+
+
+def squares_as_a_list(numbers):
+    return ray.get([slow_square.remote(x) for x in numbers]) if numbers else {}
+
+
+def squares_as_pairs(numbers):
+    return list(zip(numbers, ray.get([slow_square.remote(x) for x in numbers]), strict=True)) if numbers else {}
+
+
+def squares_by_place(numbers):
+    return dict(enumerate(ray.get([slow_square.remote(x) for x in numbers])))
+
+
+def numbers_by_square(numbers):
+    return dict(zip(ray.get([slow_square.remote(x) for x in numbers]), numbers, strict=True))
 
 
 RIGHT_PARTS = {sentence: part for sentence, (part, _) in start_here.PARTS.items()}
@@ -43,23 +81,29 @@ def squares_in_finishing_order(numbers):
     while pending:
         ready, pending = ray.wait(pending)
         values += ray.get(ready)
-    return values
+    return dict(zip(numbers, values, strict=True))
 
 
 def squares_two_by_two(numbers):
-    values = []
+    squares = {}
     for i in range(0, len(numbers), 2):
-        values += ray.get([slow_square.remote(x) for x in numbers[i : i + 2]])
-    return values
-
-
-def squares_by_number(numbers):
-    refs = {x: slow_square.remote(x) for x in numbers}
-    return ray.get(list(refs.values()))
+        two = numbers[i : i + 2]
+        squares.update(zip(two, ray.get([slow_square.remote(x) for x in two]), strict=True))
+    return squares
 
 
 def squares_that_leave_0_out(numbers):
-    return [value for value in ray.get([slow_square.remote(x) for x in numbers]) if value]
+    values = ray.get([slow_square.remote(x) for x in numbers])
+    return {x: value for x, value in zip(numbers, values, strict=True) if value}
+
+
+def squares_of_sorted_numbers(numbers):
+    return dict(zip(numbers, ray.get([slow_square.remote(x) for x in sorted(numbers)]), strict=True))
+
+
+def squares_of_references(numbers):
+    refs = {x: slow_square.remote(x) for x in numbers}
+    return {x: ray.get(ref) for x, ref in refs.items()}
 
 
 def squares_of_a_pool(numbers):
@@ -70,21 +114,21 @@ def squares_of_a_pool(numbers):
             return x * x
 
     pool = ActorPool([Squarer.remote() for _ in range(2)])
-    return list(pool.map(lambda actor, x: actor.square.remote(x), numbers))
+    return dict(zip(numbers, pool.map(lambda actor, x: actor.square.remote(x), numbers), strict=True))
 
 
 def squares_by_threads(numbers):
     with ThreadPoolExecutor(4) as pool:
-        return list(pool.map(lambda x: ray.get(slow_square.remote(x)), numbers))
+        return dict(zip(numbers, pool.map(lambda x: ray.get(slow_square.remote(x)), numbers), strict=True))
 
 
-def squares_sorted_back(numbers):
-    pending = {slow_square.remote(x): place for place, x in enumerate(numbers)}
-    values, waiting = [None] * len(numbers), list(pending)
+def squares_as_they_come(numbers):
+    number_of = {slow_square.remote(x): x for x in numbers}
+    squares, waiting = {}, list(number_of)
     while waiting:
         (ready,), waiting = ray.wait(waiting)
-        values[pending[ready]] = ray.get(ready)
-    return values
+        squares[number_of[ready]] = ray.get(ready)
+    return squares
 
 
 def batches_of(numbers, size):
@@ -185,13 +229,20 @@ WRONG = {
     (1, start_here.slow_squares): [
         (squares_one_by_one, "inside the loop"),
         (squares_as_references, "ray.get"),
+        (squares_as_a_list, "Return a dict"),
+        (squares_in_finishing_order, "its own square"),
         (squares_without_ray, "slow_square.remote"),
-        (squares_in_finishing_order, "in the order"),
+        (squares_in_a_loop, "inside the loop"),
         (squares_two_by_two, "inside the loop"),
-        (squares_by_number, "square of each number"),
-        (squares_that_leave_0_out, "square of each number"),
-        (lambda numbers: sorted(squares_by_threads(numbers)), "in the order"),
-        (lambda numbers: None, "Return a list"),
+        (squares_of_a_dict, "your code raised ValueError"),
+        (squares_with_references_as_keys, "ray.get"),
+        (squares_as_pairs, "Return a dict"),
+        (squares_by_place, "The keys are the numbers"),
+        (numbers_by_square, "The keys are the numbers"),
+        (squares_of_sorted_numbers, "its own square"),
+        (squares_that_leave_0_out, "each of them once"),
+        (lambda numbers: [], "Return a dict, also an empty one"),
+        (lambda numbers: None, "Return a dict"),
         (lambda numbers: sys.exit("wrong"), "raised SystemExit: wrong"),
     ],
     (2, start_here.in_batches): [
@@ -223,11 +274,11 @@ WRONG = {
 }
 RIGHT = {
     (1, start_here.slow_squares): [
-        lambda numbers: tuple(ray.get([slow_square.remote(x) for x in numbers])),
+        squares_of_references,
+        squares_as_they_come,
         squares_of_a_pool,
         squares_by_threads,
-        squares_sorted_back,
-        lambda numbers: [ray.get(ref) for ref in [slow_square.options(num_cpus=0.5).remote(x) for x in numbers]],
+        lambda numbers: dict(ray.get([slow_square_pair.options(num_cpus=0.5).remote(x) for x in numbers])),
     ],
     (2, start_here.in_batches): [
         batches_by_a_loop,

@@ -10,26 +10,6 @@ from helpers.exercises import object_store
 
 
 @ray.remote
-def gets_its_argument(matrix):
-    return ray.get(matrix).mean(axis=0)
-
-
-@ray.remote
-def mean_of_rows(matrix):
-    return matrix.mean(axis=1)
-
-
-@ray.remote
-def mean_of_all(matrix):
-    return matrix.mean()
-
-
-@ray.remote
-def median_of_columns(matrix):
-    return np.median(matrix, axis=0)
-
-
-@ray.remote
 def always_sixty(images, amount):
     return (images.astype(int) + 60).clip(0, 255).astype(np.uint8)
 
@@ -102,53 +82,6 @@ def gets_in_the_loop(task, array, n):
 def returns_references(task, array, n):
     ref = ray.put(array)
     return [task.remote(ref) for _ in range(n)]
-
-
-@ray.remote
-def whole_means(matrix):
-    return matrix.sum(axis=0) // len(matrix)
-
-
-@ray.remote
-def means_in_place(matrix):
-    matrix /= len(matrix)
-    return matrix.sum(axis=0)
-
-
-@ray.remote
-def means_as_a_reference(matrix):
-    return ray.put(matrix.mean(axis=0))
-
-
-@ray.remote
-def means_in_a_row(matrix):
-    return matrix.mean(axis=0, keepdims=True)
-
-
-@ray.remote
-def sums_of_columns(matrix):
-    return matrix.sum(axis=0)
-
-
-@ray.remote
-class ColumnMeans:
-    def means(self, matrix):
-        return matrix.mean(axis=0)
-
-
-@ray.remote
-def means_in_a_list(matrix):
-    return [float(sum(column)) / len(column) for column in zip(*matrix, strict=True)]
-
-
-@ray.remote
-def means_by_a_product(matrix):
-    return np.ones(len(matrix)) @ matrix / len(matrix)
-
-
-@ray.remote(num_cpus=1)
-def means_of_rows_turned(matrix):
-    return np.mean(matrix.T, axis=1)
 
 
 @ray.remote
@@ -310,21 +243,77 @@ def asks_another_task(days, day):
     return ray.get(mean_of_one.options(num_cpus=0).remote(days[day]))
 
 
+kept_references = []
+kept_arrays = {}
+
+
+def returns_a_slice(ref, n):
+    return ray.get(ref)[:n]
+
+
+def asks_numpy_for_an_array(ref, n):
+    return np.asarray(ray.get(ref)[:n])
+
+
+def asks_for_contiguous_bytes(ref, n):
+    return np.ascontiguousarray(ray.get(ref)[:n])
+
+
+def slices_a_name(ref, n):
+    array = ray.get(ref)
+    part = array[0:n]
+    array = None
+    return part
+
+
+def keeps_the_array_for_later(ref, n):
+    array = kept_arrays.setdefault(ref.hex(), ray.get(ref))
+    return array[:n].copy()
+
+
+def keeps_the_reference_for_later(ref, n):
+    kept_references.append(ref)
+    return ray.get(ref)[:n].copy()
+
+
+def stores_the_numbers(ref, n):
+    return ray.put(ray.get(ref)[:n].copy())
+
+
+def takes_the_last_ones(ref, n):
+    return ray.get(ref)[-n:].copy()
+
+
+def forgets_to_slice(ref, n):
+    return ray.get(ref).copy()
+
+
+def slices_the_reference(ref, n):
+    return ref
+
+
+def first_by_a_new_array(ref, n):
+    return np.array(ray.get(ref)[:n])
+
+
+def first_as_a_list(ref, n):
+    return ray.get(ref)[:n].tolist()
+
+
+def first_by_indices(ref, n):
+    return np.take(ray.get(ref), range(n))
+
+
+@ray.remote
+def front(array, n):
+    return array[:n]
+
+
+def first_by_a_task(ref, n):
+    return ray.get(front.options(num_cpus=0).remote(ref, n))
+
+
 WRONG = {
-    (1, object_store.column_means): [
-        (gets_its_argument, "leave out ray.get"),
-        (mean_of_rows, "axis=0"),
-        (mean_of_all, "axis=0"),
-        (median_of_columns, "sum divided"),
-        (np.mean, "@ray.remote"),
-        (whole_means, "need not be whole"),
-        (means_in_place, "make a new array"),
-        (means_as_a_reference, "Return the array itself"),
-        (means_in_a_row, "keepdims"),
-        (sums_of_columns, "divided by the number of rows"),
-        (ColumnMeans, "@ray.remote above the function"),
-        (None, "@ray.remote above the function"),
-    ],
     (2, object_store.brighten): [
         (brighten_in_place, "make a new array"),
         (brighten_and_overflow, "larger type"),
@@ -340,7 +329,7 @@ WRONG = {
         (flattens, "Return the brighter images"),
         (brighten_without_ray, "@ray.remote above the function"),
     ],
-    (3, object_store.share_once): [
+    (1, object_store.share_once): [
         (passes_the_array, "ray.put it first"),
         (stores_and_passes_the_array, "ray.put it first"),
         (puts_in_the_loop, "before the loop"),
@@ -351,7 +340,7 @@ WRONG = {
         (always_four_calls, "Call it n times"),
         (stores_something_else, "one of each task"),
     ],
-    (4, object_store.mean_of_day): [
+    (3, object_store.mean_of_day): [
         (fetches_all_days, "pass only that one to ray.get"),
         (fetches_up_to_the_day, "pass only that one to ray.get"),
         (fetches_day_by_day, "pass only that one to ray.get"),
@@ -364,15 +353,27 @@ WRONG = {
         (mean_of_all_days, "mean of all days"),
         (mean_without_ray, "@ray.remote above the function"),
     ],
+    (4, object_store.first_numbers): [
+        (returns_a_slice, "Copy what you return"),
+        (asks_numpy_for_an_array, "Copy what you return"),
+        (keeps_the_reference_for_later, "let go of it"),
+        (takes_the_last_ones, "from the front"),
+        (stores_the_numbers, "Return the numbers themselves"),
+        (asks_for_contiguous_bytes, "Copy what you return"),
+        (slices_a_name, "Copy what you return"),
+        (keeps_the_array_for_later, "Copy what you return"),
+        (forgets_to_slice, "take its first n numbers"),
+        (slices_the_reference, "Return the numbers themselves"),
+    ],
 }
 RIGHT = {
-    (1, object_store.column_means): [means_in_a_list, means_by_a_product, means_of_rows_turned],
     (2, object_store.brighten): [cuts_before_adding, brighten_by_comparing, brighten_a_copy, brighten_by_a_table],
-    (3, object_store.share_once): [
+    (1, object_store.share_once): [
         lambda task, array, n: ray.get([task.remote(array=ref) for ref in [ray.put(array)] * n]),
         puts_without_ray,
         stored_by_a_task,
         stored_and_named,
     ],
-    (4, object_store.mean_of_day): [one_day_in_a_list, looks_for_the_day, asks_another_task],
+    (3, object_store.mean_of_day): [one_day_in_a_list, looks_for_the_day, asks_another_task],
+    (4, object_store.first_numbers): [first_by_a_new_array, first_as_a_list, first_by_indices, first_by_a_task],
 }
