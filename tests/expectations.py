@@ -170,7 +170,7 @@ EXPECTATIONS: list[Expectation] = [
     Expectation("01_tasks_and_actors", "actor", r"([\d.]+) times as fast", "keeping against loading", at_least=2.5),
     Expectation("01_tasks_and_actors", "actor", r"same answers: (\w+)", "the same answers both ways", equals="True"),
     Expectation(
-        "01_tasks_and_actors", "at-least-once", r"charges: (.*)", "the ledger", equals="['order 7', 'order 7']"
+        "01_tasks_and_actors", "at-least-once", r"charges': (\[.*\])", "the ledger", equals="['order 7', 'order 7']"
     ),
     Expectation("01_tasks_and_actors", "restart", r"restarts=1: (.*)", "counts and loss", equals="[1, 2, 1, 2]"),
     Expectation("01_tasks_and_actors", "restart", r"restarts=0: (.*)", "the end", equals="[1, 2, 'died', 'died']"),
