@@ -81,16 +81,22 @@ def fair_office(answer: Any) -> Verdict:
             ray.kill(actor)
 
 
+def _seat_or_error(ref: ray.ObjectRef) -> Any:
+    try:
+        return ray.get(ref)
+    except Exception as error:
+        return error
+
+
 def _book(office: Any, bank: Any, buyers: Sequence[str], together: int) -> tuple[list[Any], list[str], bool]:
     """What each buyer got (None after an error of the bank), who paid, and whether payments waited in vain."""
     before = len(ray.get(bank.seen.remote())[0])
     ray.get(bank.expect.remote(together))
-    refs, seats = [office.book.remote(buyer) for buyer in buyers], []
-    for ref in refs:
-        try:
-            seats.append(ray.get(ref))
-        except PaymentRefused as error:
-            seats.append(error)
+    refs = [office.book.remote(buyer) for buyer in buyers]
+    seats = [_seat_or_error(ref) for ref in refs]  # all of them: Ray reports errors that nobody has fetched
+    for seat in seats:
+        if isinstance(seat, Exception) and not isinstance(seat, PaymentRefused):
+            raise seat
     paid, in_vain = ray.get(bank.seen.remote())
     return seats, paid[before:], in_vain
 
