@@ -20,7 +20,7 @@ SECONDS: dict[str, float] = {
     "deep_dives/actor_patterns": 90,
     "02_object_store": 90,
     "deep_dives/memory_under_pressure": 170,
-    "03_ray_data": 200,
+    "03_ray_data": 220,
     "04_train_fashion_mnist": 300,
     "deep_dives/one_core_well_used": 130,
     "05_tune_asha": 360,
