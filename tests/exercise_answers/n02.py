@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import ray
+import torch
 from ray import put
 
 from helpers.exercises import object_store
@@ -243,10 +244,6 @@ def asks_another_task(days, day):
     return ray.get(mean_of_one.options(num_cpus=0).remote(days[day]))
 
 
-kept_references = []
-kept_arrays = {}
-
-
 def returns_a_slice(ref, n):
     return ray.get(ref)[:n]
 
@@ -266,14 +263,8 @@ def slices_a_name(ref, n):
     return part
 
 
-def keeps_the_array_for_later(ref, n):
-    array = kept_arrays.setdefault(ref.hex(), ray.get(ref))
-    return array[:n].copy()
-
-
-def keeps_the_reference_for_later(ref, n):
-    kept_references.append(ref)
-    return ray.get(ref)[:n].copy()
+def wraps_a_slice(ref, n):
+    return torch.from_numpy(ray.get(ref))[:n]
 
 
 def stores_the_numbers(ref, n):
@@ -356,12 +347,11 @@ WRONG = {
     (4, object_store.first_numbers): [
         (returns_a_slice, "Copy what you return"),
         (asks_numpy_for_an_array, "Copy what you return"),
-        (keeps_the_reference_for_later, "let go of it"),
+        (wraps_a_slice, "Copy what you return"),
         (takes_the_last_ones, "from the front"),
         (stores_the_numbers, "Return the numbers themselves"),
         (asks_for_contiguous_bytes, "Copy what you return"),
         (slices_a_name, "Copy what you return"),
-        (keeps_the_array_for_later, "Copy what you return"),
         (forgets_to_slice, "take its first n numbers"),
         (slices_the_reference, "Return the numbers themselves"),
     ],
