@@ -89,7 +89,7 @@ def _seat_or_error(ref: ray.ObjectRef) -> Any:
 
 
 def _book(office: Any, bank: Any, buyers: Sequence[str], together: int) -> tuple[list[Any], list[str], bool]:
-    """What each buyer got (None after an error of the bank), who paid, and whether payments waited in vain."""
+    """What each buyer got (a seat, None or the refusal of the bank), who paid, and whether payments waited in vain."""
     before = len(ray.get(bank.seen.remote())[0])
     ray.get(bank.expect.remote(together))
     refs = [office.book.remote(buyer) for buyer in buyers]
