@@ -127,7 +127,7 @@ def pressed(notebook: Notebook, when: str, times: int) -> Callable[[str], None]:
         pytest.param(r"step \d+ of", 1, id="once", marks=pytest.mark.long),
         pytest.param(r"step \d+ of", 2, id="twice"),
         pytest.param(r"starting workers", 1, id="before the controller", marks=pytest.mark.long),
-        pytest.param(r"s  running", 1, id="while workers start"),
+        pytest.param(r"s  running", 1, id="while workers start", marks=pytest.mark.long),
     ],
 )
 def test_stop_frees_the_cpus_and_the_cell_can_run_again(

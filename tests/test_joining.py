@@ -175,7 +175,7 @@ except Exception as error:
     assert "~/.ray/auth_token or RAY_AUTH_TOKEN, set RAY_AUTH_MODE=token" in said
 
 
-@pytest.mark.parametrize("form", ["address", "client"])
+@pytest.mark.parametrize("form", ["address", pytest.param("client", marks=pytest.mark.long)])
 def test_cluster_without_a_token(without_token: Running, tmp_path: Path, form: str) -> None:
     shown = notebook(tmp_path, "run()", RAY_ADDRESS=getattr(without_token, form))
     assert f":{without_token.port}\n" in shown
@@ -214,7 +214,7 @@ print("SECONDS", time.monotonic() - start)
 """
     shown = notebook(tmp_path, cells, RAY_ADDRESS=without_token.address)
     assert "SAYS The cluster lacks camera: " in shown
-    assert float(shown.rpartition("SECONDS ")[2]) < 30
+    assert float(re.search(r"SECONDS (\S+)", shown)[1]) < 30
 
 
 # Other ways to start the notebook ----------------------------------------------

@@ -279,3 +279,8 @@ def test_all_packages_of_helpers_are_installed() -> None:
 
 def test_pyproject_says_the_same_as_the_tools() -> None:
     assert Version(PYPROJECT["tool"]["ruff"]["target-version"].replace("py3", "3.")) in PYTHONS
+
+
+def test_ray_starts_its_processes_without_compiling_a_grammar() -> None:
+    """Ray imports jsonschema in every process, and that imports this package if it is there: 1.3 s each time."""
+    assert "rfc3987-syntax" not in pins(LOCK)

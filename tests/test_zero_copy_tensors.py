@@ -21,7 +21,7 @@ ray.shutdown()
 """
 
 
-@pytest.mark.parametrize(("switch", "expected"), [("0", "False"), ("1", "True")])
+@pytest.mark.parametrize(("switch", "expected"), [pytest.param("0", "False", marks=pytest.mark.long), ("1", "True")])
 def test_tensors_are_shared_only_with_the_switch(switch: str, expected: str) -> None:
     environment = {**os.environ, "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": switch}
     command = [sys.executable, "-c", CODE]
