@@ -562,10 +562,14 @@ def exercises_come_early_and_in_ray(path: Path, notebook: Any) -> list[str]:
     return problems
 
 
+# Of a remote function or an actor, and of a dataset.
+METHODS = ("remote", "map_batches")
+
+
 def _calls_ray(tree: ast.AST, names: set[str]) -> bool:
-    """Whether code uses Ray: a name that comes from it, or a `.remote`."""
+    """Whether code uses Ray: a name that comes from it, a `.remote`, or a step of a dataset."""
     return any(
-        (isinstance(node, ast.Name) and node.id in names) or (isinstance(node, ast.Attribute) and node.attr == "remote")
+        (isinstance(node, ast.Name) and node.id in names) or (isinstance(node, ast.Attribute) and node.attr in METHODS)
         for node in ast.walk(tree)
     )
 

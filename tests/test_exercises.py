@@ -59,7 +59,7 @@ EXERCISES = {
     for notebook, module in ANSWERS.items()
     for number, check in module.WRONG
 }
-NEEDS_RAY = {"slow_squares", "in_batches", "count_bright", "add_names", "multiplexed"}
+NEEDS_RAY = {"slow_squares", "in_batches", "spread_work", "add_names", "multiplexed"}
 RAY_MODULES = ("tasks_and_actors", "actor_patterns", "object_store", "memory_under_pressure")
 # Where Ray runs for each answer, so many of its wrong and of its right answers are tried in make test, and all in
 # make test-all.

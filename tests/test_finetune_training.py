@@ -65,6 +65,7 @@ print(json.dumps(found))
 )
 
 
+@pytest.mark.long
 def test_gradients_with_accumulation(tmp_path: Path) -> None:
     found = run_with_cells(ACCUMULATION, RAY_COURSE_RESULTS=str(tmp_path), **OFFLINE)
     (losses, norms), (same_losses, same_norms) = found["8 x 1"], found["4 x 2"]

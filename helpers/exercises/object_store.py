@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import ray
 from ray.remote_function import RemoteFunction
+from ray.util.state import list_objects
+from ray.util.state.exception import RayStateApiException
 
+from helpers.exercises import watched
 from helpers.exercises.verdict import Verdict, as_list, as_number, exercise_check, not_right, right, without_ray
 from helpers.exercises.watched import Watched, all_together
 
@@ -217,7 +222,32 @@ def first_numbers(answer: Callable[[ray.ObjectRef, int], Any]) -> Verdict:
             wrong = not_right("a view of the stored array, which so has to stay", "an array of its own", hint)
         if wrong is not None:
             return wrong
-    return right("the numbers are yours, and the stored array can leave.")
+    if _stays(_used_by(answer)):
+        hint = "Something outlives your function and keeps it: a reference, or an array that looks at its bytes."
+        return not_right("an array that is still in the store", "one that nobody keeps", hint)
+    return right("the numbers are yours, and the stored array has left.")
+
+
+def _used_by(answer: Callable[[ray.ObjectRef, int], Any]) -> str:
+    """The id of an object that the answer has used, and that nobody here keeps."""
+    ref = ray.put(np.zeros(300_000))
+    answer(ref, 5)
+    return ref.hex()
+
+
+def _stays(object_id: str) -> bool:
+    """Whether an object is still there after some seconds; where Ray cannot be asked, the answer gets the benefit."""
+    end = time.monotonic() + watched.PATIENCE / 2
+    while time.monotonic() < end:
+        try:
+            # Another process may end between Ray's two looks at it, which makes the answer incomplete, but not wrong.
+            if not list_objects(filters=[("object_id", "=", object_id)], raise_on_missing_output=False):
+                return False
+        except RayStateApiException:
+            return False
+        gc.collect()
+        time.sleep(0.2)
+    return True
 
 
 def _judge_first(got: Any, array: np.ndarray, n: int) -> Verdict | None:

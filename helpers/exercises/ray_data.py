@@ -11,7 +11,6 @@ import ray
 
 from helpers.exercises.verdict import (
     Verdict,
-    as_number,
     exercise_check,
     not_right,
     right,
@@ -23,65 +22,57 @@ from helpers.session import hidden_stderr
 Row = dict[str, Any]
 
 
-# Images of one grey each, in blocks of these sizes: more rows than `take` gives, more blocks than one batch.
-BLOCKS = (3, 30, 1, 16)
-
-
-def _images(threshold: int, bright: int) -> np.ndarray:
-    """Images of which `bright` have a mean above the threshold; the last ones, so that a look at the first finds none.
-
-    Some of the others nearly count: one whose mean is the threshold, and ten with a few bright pixels.
-    """
-    images = np.full((sum(BLOCKS), 28, 28), threshold - 30, dtype=np.uint8)
-    images[:10, 0, :7] = 255
-    images[10] = threshold
-    if bright:
-        images[-bright:] = threshold + 40
-    return images
+# A CPU needs at least so many tasks, and at most so many: with one each, all would wait for the slowest.
+TASKS_PER_CPU = (2, 8)
+ROWS = 120
 
 
 @exercise_check
-def count_bright(answer: Callable[[Any, float], Any]) -> Verdict:
-    """Exercise 1: how many images of a dataset have a mean above a threshold. Needs a running Ray."""
+def spread_work(answer: Callable[[Any, Callable[..., Any], int], Any]) -> Verdict:
+    """Exercise 1: as many tasks as keep all CPUs busy, from a dataset in one block. Needs a running Ray."""
     import ray.data
 
     if (missing := without_ray()) is not None:
         return missing
-    cuts = np.cumsum(BLOCKS)[:-1]
-    for threshold, bright in ((90, 12), (120, 17), (100, 0)):
-        images = _images(threshold, bright)
-        got = answer(ray.data.from_numpy(np.split(images, cuts)), threshold)
-        if type(got) is int and got == bright:
-            continue
-        expected = f"{bright} of {len(images)} images with a mean above {threshold}"
-        if isinstance(got, ray.data.Dataset):
-            return not_right("a dataset", expected, "A dataset is only a plan: count() runs it and returns a number.")
-        number = as_number(got)
-        if number is None:
-            return not_right(f"a {type(got).__name__}", expected, "Return one number for the whole dataset.")
-        if number != bright:
-            return not_right(number, expected, _count_hint(number, images, threshold))
-    return right("the images of all blocks are counted, also where there is none.")
+    for cpus in (3, 1):
+        tasks = _Calls.remote()
+        dataset = ray.data.from_items([{"id": i} for i in range(ROWS)], override_num_blocks=1).materialize()
+        result = answer(dataset, _work_that_notes(tasks), cpus)
+        if not isinstance(result, ray.data.Dataset):
+            return not_right(f"a {type(result).__name__}", "a dataset", "Return what map_batches returns.")
+        got = sorted(result.take_all(), key=lambda row: row.get("id", 0))
+        if (wrong := _judge_spread(got, ray.get(tasks.all.remote()), cpus)) is not None:
+            return wrong
+    return right("every row was worked on once, in enough tasks for all CPUs.")
 
 
-def _count_hint(number: float, images: np.ndarray, threshold: float) -> str:
-    means = images.mean(axis=(1, 2))
-    if number == len(images):
-        return "That is the number of all rows: keep only the bright ones before you count."
-    if number == (means >= threshold).sum():
-        return "An image whose mean is exactly the threshold is not above it: > instead of >=."
-    if number == (means <= threshold).sum() or number == (means < threshold).sum():
-        return "Those are the dark ones: the filter keeps the rows for which its condition is true."
-    if number == (images.max(axis=(1, 2)) > threshold).sum():
-        return "A single bright pixel is not enough: take the mean over height and width, axis=(1, 2)."
-    if number == (images > threshold).sum():
-        return "Those are pixels: take the mean of each image first, over height and width, axis=(1, 2)."
-    if number in (0, 1, len(BLOCKS)) or number < (means > threshold).sum():
-        return (
-            "Each image needs a mean of its own, axis=(1, 2), and each one counts, in whichever block it is: "
-            "one batch, or one number for each batch, is not enough."
+def _work_that_notes(tasks: Any) -> Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]:
+    def work(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        ray.get(tasks.add.remote(ray.get_runtime_context().get_task_id() or "notebook"))
+        return {"id": batch["id"], "result": batch["id"] ** 2}
+
+    return work
+
+
+def _judge_spread(got: list[Row], tasks: list[str], cpus: int) -> Verdict | None:
+    expected = [{"id": i, "result": i**2} for i in range(ROWS)]
+    if not got or set(got[0]) != {"id", "result"}:
+        columns = sorted(got[0]) if got else "no row"
+        return not_right(columns, "the columns id and result", "Give the function `work` to map_batches.")
+    if got != expected:
+        return not_right(f"{len(got)} rows", f"all {ROWS} rows, each once", "Return the results of the whole dataset.")
+    least, most = (times * cpus for times in TASKS_PER_CPU)
+    count = len(set(tasks))
+    wanted = f"between {least} and {most} tasks for {cpus} CPU{'s' if cpus > 1 else ''}"
+    if count < least:
+        hint = (
+            "A task works on one block, however many batches that has: cut the dataset into more blocks before "
+            "map_batches, a few for each CPU."
         )
-    return "Give each image its mean, keep those above the threshold, and count the rows."
+        return not_right(f"{count} task{'s' if count > 1 else ''}", wanted, hint)
+    if count > most:
+        return not_right(f"{count} tasks", wanted, "Each task has a price, too: a few blocks for each CPU are enough.")
+    return None
 
 
 NAMES = [f"name {i}" for i in range(10)]

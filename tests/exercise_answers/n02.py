@@ -304,6 +304,19 @@ def first_by_a_task(ref, n):
     return ray.get(front.options(num_cpus=0).remote(ref, n))
 
 
+KEPT = []
+
+
+def first_and_keeps_the_reference(ref, n):
+    KEPT.append(ref)
+    return ray.get(ref)[:n].copy()
+
+
+def first_and_keeps_the_array(ref, n):
+    KEPT.append(ray.get(ref))
+    return KEPT[-1][:n].copy()
+
+
 WRONG = {
     (2, object_store.brighten): [
         (brighten_in_place, "make a new array"),
@@ -346,6 +359,8 @@ WRONG = {
     ],
     (4, object_store.first_numbers): [
         (returns_a_slice, "Copy what you return"),
+        (first_and_keeps_the_reference, "Something outlives"),
+        (first_and_keeps_the_array, "Something outlives"),
         (asks_numpy_for_an_array, "Copy what you return"),
         (wraps_a_slice, "Copy what you return"),
         (takes_the_last_ones, "from the front"),

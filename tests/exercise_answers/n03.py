@@ -5,76 +5,64 @@ from __future__ import annotations
 import traceback
 
 import numpy as np
+import ray.data
 from ray.data import ActorPoolStrategy
-from ray.data.expressions import col
 
 from helpers.exercises import ray_data
+from helpers.exercises.ray_data import ROWS
 
 
-def image_means(batch):
-    return {"mean": batch["data"].mean(axis=(1, 2))}
+def spread_not(dataset, work, cpus):
+    return dataset.map_batches(work)
 
 
-def count_nothing_yet(dataset, threshold):
-    return dataset.map_batches(image_means).filter(expr=col("mean") > threshold)
+def spread_over_batches(dataset, work, cpus):
+    return dataset.map_batches(work, batch_size=ROWS // (4 * cpus))
 
 
-def count_all(dataset, threshold):
-    return dataset.map_batches(image_means).count()
+def spread_too_late(dataset, work, cpus):
+    return dataset.map_batches(work).repartition(4 * cpus)
 
 
-def count_from_the_threshold(dataset, threshold):
-    return dataset.map_batches(image_means).filter(expr=col("mean") >= threshold).count()
+def spread_over_as_many_as_cpus(dataset, work, cpus):
+    return dataset.repartition(cpus).map_batches(work)
 
 
-def count_the_dark(dataset, threshold):
-    return dataset.map_batches(image_means).filter(expr=col("mean") < threshold).count()
+def spread_over_every_row(dataset, work, cpus):
+    return dataset.repartition(dataset.count()).map_batches(work)
 
 
-def count_by_the_brightest_pixel(dataset, threshold):
-    maxima = dataset.map_batches(lambda batch: {"max": batch["data"].max(axis=(1, 2))})
-    return maxima.filter(expr=col("max") > threshold).count()
+def spread_for_eight(dataset, work, cpus):
+    return dataset.repartition(16).map_batches(work)
 
 
-def count_pixels(dataset, threshold):
-    return sum((batch["data"] > threshold).sum() for batch in dataset.iter_batches())
+def spread_and_forgotten(dataset, work, cpus):
+    return dataset.repartition(4 * cpus)
 
 
-def count_in_one_batch(dataset, threshold):
-    return int((dataset.take_batch(20)["data"].mean(axis=(1, 2)) > threshold).sum())
+def spread_half(dataset, work, cpus):
+    return dataset.limit(ROWS // 2).repartition(4 * cpus).map_batches(work)
 
 
-def count_what_is_shown(dataset, threshold):
-    return len(dataset.map_batches(image_means).filter(expr=col("mean") > threshold).take(5))
+def spread_and_taken(dataset, work, cpus):
+    return dataset.repartition(4 * cpus).map_batches(work).take_all()
 
 
-def count_by_batch(dataset, threshold):
-    return dataset.map_batches(lambda batch: {"bright": [batch["data"].mean() > threshold]}).sum("bright")
+def spread_in_the_notebook(dataset, work, cpus):
+    return ray.data.from_items([work(batch) for batch in dataset.iter_batches(batch_size=ROWS // (4 * cpus))])
 
 
-def count_as_a_list(dataset, threshold):
-    return dataset.map_batches(image_means).filter(expr=col("mean") > threshold).take_all()
+def spread_anew(dataset, work, cpus):
+    return ray.data.from_items(dataset.take_all(), override_num_blocks=4 * cpus).map_batches(work)
 
 
-def count_with_the_wrong_column(dataset, threshold):
-    return dataset.filter(expr=col("brightness") > threshold).count()
+def spread_by_a_shuffle(dataset, work, cpus):
+    return dataset.repartition(8 * cpus, shuffle=True).map_batches(work, batch_size=5)
 
 
-def count_by_a_sum(dataset, threshold):
-    return dataset.map_batches(lambda batch: {"bright": image_means(batch)["mean"] > threshold}).sum("bright")
-
-
-def count_in_the_step(dataset, threshold):
-    counted = dataset.map_batches(lambda batch: {"bright": [int((image_means(batch)["mean"] > threshold).sum())]})
-    return sum(row["bright"] for row in counted.take_all())
-
-
-def count_rows_with_a_function(dataset, threshold):
-    return dataset.filter(lambda row: row["data"].mean() > threshold).count()
-
-
-def count_in_the_notebook(dataset, threshold):
-    return sum(int((image_means(batch)["mean"] > threshold).sum()) for batch in dataset.iter_batches())
+def spread_in_parts(dataset, work, cpus):
+    first, *others = (part.map_batches(work) for part in dataset.split(2 * cpus))
+    return first.union(*others)
 
 
 class Namer:
@@ -358,18 +346,17 @@ def keeps_the_last_line(function):
 
 
 WRONG = {
-    (1, ray_data.count_bright): [
-        (count_nothing_yet, "only a plan"),
-        (count_all, "number of all rows"),
-        (count_from_the_threshold, "> instead of >="),
-        (count_the_dark, "the dark ones"),
-        (count_by_the_brightest_pixel, "single bright pixel"),
-        (count_pixels, "Those are pixels"),
-        (count_in_one_batch, "one batch"),
-        (count_what_is_shown, "in whichever block"),
-        (count_by_batch, "a mean of its own"),
-        (count_as_a_list, "Return one number"),
-        (count_with_the_wrong_column, "brightness"),
+    (1, ray_data.spread_work): [
+        (spread_over_batches, "A task works on one block"),
+        (spread_too_late, "before map_batches"),
+        (spread_over_every_row, "Each task has a price"),
+        (spread_for_eight, "Each task has a price"),
+        (spread_and_forgotten, "Give the function `work`"),
+        (spread_not, "A task works on one block"),
+        (spread_over_as_many_as_cpus, "a few for each CPU"),
+        (spread_half, "whole dataset"),
+        (spread_and_taken, "Return what map_batches returns"),
+        (spread_in_the_notebook, "map_batches"),
     ],
     (2, ray_data.add_names): [
         (in_a_pool(LateNamer), "once for each actor"),
@@ -403,12 +390,7 @@ WRONG = {
     ],
 }
 RIGHT = {
-    (1, ray_data.count_bright): [
-        count_by_a_sum,
-        count_in_the_step,
-        count_rows_with_a_function,
-        count_in_the_notebook,
-    ],
+    (1, ray_data.spread_work): [spread_in_parts, spread_by_a_shuffle, spread_anew],
     (2, ray_data.add_names): [
         in_a_pool(FrameNamer, batch_format="pandas"),
         in_a_pool(LazyNamer, batch_size=7),
