@@ -133,7 +133,9 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize(("capability", "half"), [((8, 0), "bf16"), ((7, 5), "fp16")])
+@pytest.mark.parametrize(
+    ("capability", "half"), [((8, 0), "bf16"), pytest.param((7, 5), "fp16", marks=pytest.mark.long)]
+)
 def test_every_object_of_the_cluster_column_can_be_built(
     hub: dict[str, str], capability: tuple[int, int], half: str
 ) -> None:

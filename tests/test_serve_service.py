@@ -327,6 +327,7 @@ application = Theirs.bind()
 """
 
 
+@pytest.mark.long  # the same is asked of 08 in make test
 def test_applications_of_somebody_else_outlive_the_notebook(url: str, serve_port: int, tmp_path: Path) -> None:
     """What the notebook deploys, and what its last cell deletes, leave two other services alone."""
     (tmp_path / "their_service.py").write_text(THEIRS)
