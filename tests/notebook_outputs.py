@@ -57,14 +57,24 @@ def is_solution(path: Path) -> bool:
 
 def seconds_of_cells(notebook: NotebookNode) -> float | None:
     """The time that all cells took, from nbclient's records; None if no cell has one."""
-    total, found = 0.0, False
-    for cell in notebook.cells:
+    seconds = _seconds(notebook)
+    return sum(seconds.values()) if seconds else None
+
+
+def slowest_cells(notebook: NotebookNode, count: int) -> dict[int, float]:
+    """The cells that took longest, counted from 1, with their seconds."""
+    seconds = _seconds(notebook)
+    return {cell: round(seconds[cell], 1) for cell in sorted(seconds, key=seconds.__getitem__, reverse=True)[:count]}
+
+
+def _seconds(notebook: NotebookNode) -> dict[int, float]:
+    found = {}
+    for number, cell in enumerate(notebook.cells, 1):
         times = cell.metadata.get("execution", {})
         start, stop = times.get("iopub.execute_input"), times.get("shell.execute_reply")
         if start and stop:
-            total += (datetime.fromisoformat(stop) - datetime.fromisoformat(start)).total_seconds()
-            found = True
-    return total if found else None
+            found[number] = (datetime.fromisoformat(stop) - datetime.fromisoformat(start)).total_seconds()
+    return found
 
 
 def cell_with_tag(notebook: NotebookNode, tag: str) -> NotebookNode | None:

@@ -62,6 +62,7 @@ class Report:
     memory_gb: float = 0.0
     others_share: float = 0.0
     key_figure: str = ""
+    slowest_cells: dict[int, float] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
 
@@ -202,6 +203,7 @@ class CourseNotebook(NotebookItem):
             report.problems.append(f"it could not be run to its end: {type(error).__name__}: {error}")
             return None
         report.seconds = round(notebook_outputs.seconds_of_cells(result.nb) or time.monotonic() - start, 1)
+        report.slowest_cells = notebook_outputs.slowest_cells(result.nb, 8)
         if result.error is not None:
             cell = result.error.failing_cell_index + 1
             summary = notebook_outputs.ANSI.sub("", result.error.summary)

@@ -63,7 +63,7 @@ NEEDS_RAY = {"slow_squares", "in_batches", "spread_work", "add_names", "multiple
 RAY_MODULES = ("tasks_and_actors", "actor_patterns", "object_store", "memory_under_pressure")
 # Where Ray runs for each answer, so many of its wrong and of its right answers are tried in make test, and all in
 # make test-all.
-MANY = {1: 3, 2: 2}
+MANY = {1: 2, 2: 1}
 
 
 def needs_ray(check: Callable) -> bool:

@@ -141,6 +141,7 @@ def test_stop_frees_the_cpus_and_the_cell_can_run_again(
     )
 
 
+@pytest.mark.long
 def test_after_all_that_a_run_comes_to_its_end(notebook: Notebook, tmp_path: Path) -> None:
     texts = notebook.run(f"train({str(tmp_path)!r}, 2, 0)")
     assert texts[-1].endswith("s  done"), texts

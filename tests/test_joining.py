@@ -270,7 +270,8 @@ for attempt in (1, 2):
 """
 
 
-@pytest.mark.parametrize("seconds", [pytest.param(0.5, marks=pytest.mark.long), 3.0])
+@pytest.mark.long
+@pytest.mark.parametrize("seconds", [0.5, 3.0])
 def test_stop_pressed_while_ray_starts(tmp_path: Path, seconds: float) -> None:
     shown = notebook(tmp_path, STOP.format(seconds=seconds))
     assert "FOUND " in shown.partition("STOPPED")[2], shown

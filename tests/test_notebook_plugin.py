@@ -176,6 +176,7 @@ def test_table_and_report(all_runs: tuple) -> None:
     assert set(rows) == set(NOTEBOOKS)
     assert rows["good"]["key_figure"] == "lines"
     assert 1.8 <= rows["slow"]["seconds"] < 60
+    assert max(rows["slow"]["slowest_cells"].values()) >= 1.8
     assert all(0 <= row["others_share"] <= 1 for row in rows.values())
     assert 0.02 < rows["good"]["memory_gb"] < 0.5 < 0.6 < rows["greedy"]["memory_gb"] < 1
     assert rows["good"]["problems"] == [] and rows["slow"]["problems"]
