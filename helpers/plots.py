@@ -233,6 +233,38 @@ def learning_curves(
     show(figure, alt)
 
 
+def histogram(values: Sequence[float], title: str, xlabel: str, marks: Mapping[str, float] | None = None) -> None:
+    """Show how often values occur.
+
+    Args:
+        values: numbers in one unit.
+        title: what the reader should see.
+        xlabel: label of the horizontal axis, with the unit.
+        marks: name -> value of a vertical line, in the same unit.
+
+    Raises:
+        ValueError: there are no values.
+
+    Source: written for this course.
+    """
+    values = np.asarray(values, dtype=float)
+    if len(values) == 0:
+        raise ValueError("histogram needs at least one value, but got none.")
+    figure, axes = _axes(title)
+    axes.hist(values, bins=25, color=COLOURS[4], edgecolor="white")
+    said = [f"{len(values)} values from {values.min():z.3g} to {values.max():z.3g}, median {np.median(values):z.3g}"]
+    for name, value in (marks or {}).items():
+        axes.axvline(value, color=COLOURS[5], linestyle="--")
+        axes.annotate(
+            name, (value, 0.98), (4, 0), xycoords=("data", "axes fraction"), textcoords="offset points", va="top",
+            color=COLOURS[5], fontsize=9,
+        )  # fmt: skip
+        said.append(f"{name} at {value:z.3g}")
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel("how often")
+    show(figure, f"Histogram. {title}. {xlabel}: {'; '.join(said)}.")
+
+
 def images(pictures: Sequence[np.ndarray], captions: Sequence[str], title: str, columns: int = 6) -> None:
     """Show grey-level pictures in a grid, each with a caption.
 

@@ -62,9 +62,9 @@ def ray_options(**settings: Any) -> dict[str, Any]:
     Source: written for this course; the variables are those of Ray 2.60.
     """
     _check_uv_run()
-    # They log a dozen lines for each dataset, and each change of an application; warnings still appear.
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    # They log a dozen lines for each dataset, sweep, or change of an application; warnings still appear.
+    for library in ("data", "serve", "tune"):
+        logging.getLogger(f"ray.{library}").setLevel(logging.WARNING)
     address = settings.pop("address", None) or os.environ.get("RAY_ADDRESS")
     if address and address != "local":
         _check_address(address)

@@ -48,8 +48,6 @@ COUNTS = {
     "batch_per_worker",
     "trials",
     "max_epochs",
-    "concurrent",
-    "distributed_trials",
     "replicas",
     "cpus_per_replica",
     "ingress",

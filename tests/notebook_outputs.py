@@ -25,6 +25,8 @@ DROPPED = (
     r"(?m)^\[[^\]\n]* W \d+ \d+\] network_util\.cc:\d+: Failed to determine local IP via external connectivity.*\n?",
     # Right after another dataset has ended, Ray has not yet heard that its CPUs are free.
     r"(?m)^.*\tWARNING dataset\.py:\d+ -- Warning: The Ray cluster currently does not have any available CPUs.*\n?",
+    # An actor that Tune had asked for, and no longer needs because a trial has left its own.
+    r"(?m)^\[[^\]\n]* E \d+ \d+\] core_worker\.cc:\d+: Failed to register actor\. .*Actor creation cancelled.*\n?",
     r"(?m)^.*\tINFO packaging\.py:\d+ -- .*\n?",  # the names of folders that are sent to a cluster
 )
 # What differs from run to run in Ray's other messages.

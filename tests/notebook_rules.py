@@ -40,7 +40,6 @@ RUFF_CONFIG = NOTEBOOKS / "ruff.toml"
 
 # These still have the pattern of before: long, exercises at the end, each with its own table of older code.
 OLD_LESSONS = (
-    "05_tune_asha",
     "06_serve_fashion_mnist",
     "07_finetune_gptj",
     "08_serve_gptj",

@@ -43,10 +43,8 @@ COLUMNS = [
         {
             "trials": 12,
             "max_epochs": 6,
-            "concurrent": 5,  # more than one node has CPUs
             "gpus_per_trial": 0,
-            "all_pictures": False,
-            "distributed_trials": 2,
+            "all_images": False,
         },
         on_both_nodes="ImplicitFunc",
         until="restore",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -35,6 +36,7 @@ from tests.exercise_answers import (
     n07,
     n08,
     one_core_well_used,
+    trusting_asha,
 )
 from tests.notebook_outputs import is_solution, notebook_name
 from tests.notebook_rules import NOTEBOOKS, notebook_paths
@@ -51,6 +53,7 @@ ANSWERS = {
     "06_serve_fashion_mnist": n06,
     "07_finetune_gptj": n07,
     "08_serve_gptj": n08,
+    "deep_dives/trusting_asha": trusting_asha,
     "deep_dives/actor_patterns": actor_patterns,
     "deep_dives/memory_under_pressure": memory_under_pressure,
 }
@@ -59,10 +62,11 @@ EXERCISES = {
     for notebook, module in ANSWERS.items()
     for number, check in module.WRONG
 }
-NEEDS_RAY = {"slow_squares", "in_batches", "spread_work", "add_names", "multiplexed"}
+NEEDS_RAY = {"best_config", "slow_squares", "in_batches", "spread_work", "add_names", "multiplexed"}
 RAY_MODULES = ("tasks_and_actors", "actor_patterns", "object_store", "memory_under_pressure")
 # Where Ray runs for each answer, so many of its wrong and of its right answers are tried in make test, and all in
 # make test-all.
+STORAGE = tempfile.TemporaryDirectory()  # where a notebook keeps its runs
 MANY = {1: 2, 2: 1}
 
 
@@ -145,7 +149,15 @@ def verdict_of_cells(answer: str, check_cell: str, check: Callable) -> Verdict:
     """What a check says about the cell of an answer, as in the notebook."""
     import ray
 
-    names: dict[str, Any] = {"np": np, "math": math, "time": time, "ray": ray, "serve": serve, "tune": tune}
+    names: dict[str, Any] = {
+        "storage": STORAGE.name,
+        "np": np,
+        "math": math,
+        "time": time,
+        "ray": ray,
+        "serve": serve,
+        "tune": tune,
+    }
     names.update(torch=torch, check=__import__(check.__module__, fromlist=["check"]))
     exec(answer, names)
     before, _, last = check_cell.strip().rpartition("\n")  # the first check of a lesson may import its module before

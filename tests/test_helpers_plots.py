@@ -103,6 +103,10 @@ DRAWN: dict[str, tuple[Callable[[], None], tuple[str, ...]]] = {
         lambda: plots.lines({"loss": ([1, 2], [0.9, 0.25])}, "Learning", "epoch", "loss"),
         ("Learning", "loss goes from 0.9 to 0.25", "epoch"),
     ),
+    "histogram": (
+        lambda: plots.histogram([540, 560, 600], "How many epochs", "epochs", marks={"ours": 548}),
+        "3 values from 540 to 600, median 560; ours at 548",
+    ),
     "learning_curves": (
         lambda: plots.learning_curves([([1], [0.5]), ([1, 2, 3], [0.4, 0.6, 0.75])], "Rungs", "epoch", "accuracy", 3),
         ("2 learning curves", "Rungs", "1 were stopped before epoch 3", "from 0.5 to 0.75"),
@@ -158,6 +162,7 @@ def test_timelines_share_a_time_axis(monkeypatch: pytest.MonkeyPatch) -> None:
         (lambda: plots.bars({}, "t", "s"), "at least one value"),
         (lambda: plots.lines({"empty": ([], [])}, "t", "x", "y"), "'empty' has none"),
         (lambda: plots.learning_curves([], "t", "x", "y", 1), "at least one curve"),
+        (lambda: plots.histogram([], "t", "x"), "at least one value"),
         (lambda: plots.images([np.zeros((2, 2))] * 3, ["a", "b"], "t"), "got 3 and 2"),
     ],
 )

@@ -357,6 +357,8 @@ def test_messages_of_ray_are_committed_without_what_changes(name: str, written: 
         "[2026-11-26 03:01:17,845 W 2 2] network_util.cc:330: Failed to determine local IP via external connectivity "
         "to: 8.8.8.8:53, falling back to hostname resolution\n",
         "\x1b[33m(raylet)\x1b[0m [2026-11-26 03:02:22,615 I 25 25] logging.cc:303: Set ray log level to 3\n",
+        "[2026-11-26 16:13:01,123 E 15371 15371] core_worker.cc:2488: Failed to register actor. Error message: "
+        "SchedulingCancelled: Actor creation cancelled. actor_id=0123456789abcdef01234567\n",
         "2026-11-26 03:02:05,514\tINFO packaging.py:785 -- Creating a file package for local module '/"
         + "w/helpers'.\n",
         "2026-11-26 03:58:05,514\tWARNING dataset.py:8601 -- Warning: The Ray cluster currently does not have any "

@@ -36,7 +36,7 @@ flowchart LR
 
 ![A worker](picture.png) and [the recap](#Recap)."""
 PIXEL = "iVBORw0KGgo="
-LESSON, OLD_LESSON = "03_lesson.ipynb", "05_tune_asha.ipynb"
+LESSON, OLD_LESSON = "03_lesson.ipynb", "06_serve_fashion_mnist.ipynb"
 DEEP_DIVE, REFERENCE_PAGE = f"{DEEP_DIVES}/patterns.ipynb", f"{REFERENCE}/older_code.ipynb"
 Edit = Callable[[Any], None]
 
@@ -530,7 +530,13 @@ def test_notebooks_are_found_in_all_folders(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_kinds_of_notebooks(tmp_path: Path) -> None:
-    names = ("01_a.ipynb", "05_tune_asha.ipynb", "deep_dives/a.ipynb", "reference/c.ipynb", "solutions/a.ipynb")
+    names = (
+        "01_a.ipynb",
+        "06_serve_fashion_mnist.ipynb",
+        "deep_dives/a.ipynb",
+        "reference/c.ipynb",
+        "solutions/a.ipynb",
+    )
     kinds = [notebook_rules.kind_of(tmp_path / name) for name in names]
     assert kinds == ["lesson", "old lesson", "deep dive", "reference", "solution"]
 

@@ -232,6 +232,7 @@ def replica_pids() -> set[int]:
     return {actor.pid for actor in actors if actor.class_name == "ServeReplica:fashion:Model"}
 
 
+@pytest.mark.long  # notebook 06 measures the same
 def test_no_request_fails_while_replicas_are_killed(url: str) -> None:
     with load(url) as seen:
         for _ in range(2):
@@ -254,6 +255,7 @@ def test_load_would_notice_a_failure(url: str) -> None:
     assert {status for status, _ in seen} == {0}
 
 
+@pytest.mark.long  # notebook 06 measures the same
 def test_no_request_fails_during_an_update(url: str, deploy: Callable[[str], None]) -> None:
     with load(url) as seen:
         wait_for(lambda: len(seen) > 10, 120)

@@ -15,7 +15,7 @@ from ray.tune.experiment import Experiment
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from benchmarks.asha import lesson as asha
-from benchmarks.asha.no_stopping import SETTINGS
+from benchmarks.asha.no_stopping import SAMPLING_SEED, SETTINGS
 from benchmarks.asha.search import SEEDS, WAYS
 from tests.forbidden import machine_paths
 
@@ -42,14 +42,14 @@ def drawn(space: dict[str, Any], seed: int, count: int) -> list[dict[str, Any]]:
 
 
 def test_stored_curves_have_the_configurations_of_the_notebook(lesson: dict[str, Any], stored: pd.DataFrame) -> None:
-    configs = drawn(lesson["space"], lesson["SAMPLING_SEED"], lesson["size"].trials)
+    configs = drawn(lesson["space"], SAMPLING_SEED, lesson["size"].trials)
     expected = pd.DataFrame(configs)[list(SETTINGS)]
     found = stored.groupby("trial")[list(SETTINGS)].first()
     pd.testing.assert_frame_equal(found, expected, check_dtype=False, check_names=False, rtol=1e-12)
 
 
 def test_another_seed_draws_other_configurations(lesson: dict[str, Any], stored: pd.DataFrame) -> None:
-    other = drawn(lesson["space"], lesson["SAMPLING_SEED"] + 1, 5)
+    other = drawn(lesson["space"], SAMPLING_SEED + 1, 5)
     assert not {config["seed"] for config in other} & set(stored["seed"])
 
 
@@ -68,20 +68,29 @@ def test_search_is_real(stored: pd.DataFrame) -> None:
     assert (best > best.max() - 0.005).mean() < 0.2
 
 
-def test_every_search_had_the_same_budget(lesson: dict[str, Any]) -> None:
-    many = pd.read_csv(asha.FOLDER / "search.csv")
-    budget = many.groupby(["way", "seed"])["epochs"].agg(["size", "sum"])
-    assert set(budget.index) == {(way, seed) for way in WAYS for seed in SEEDS}
-    assert len(budget.drop_duplicates()) == 1, budget
-    assert budget["size"].iloc[0] == 32
+def cell_with(text: str) -> str:
+    """The source of the only code cell with this text."""
+    (found,) = [c.source for c in nbformat.read(asha.NOTEBOOK, 4).cells if c.cell_type == "code" and text in c.source]
+    return found
+
+
+def test_the_notebook_draws_with_the_seed_of_the_stored_run() -> None:
+    assert "search_alg=draws" in cell_with(f"random_state={SAMPLING_SEED})")
+
+
+def test_both_ways_to_search_are_compared_at_an_equal_budget() -> None:
+    many = pd.read_csv(asha.FOLDER / "search.csv").set_index(["way", "seed"])
+    assert set(many.index) == {(way, seed) for way in WAYS for seed in SEEDS}
+    assert (many["trials"] == 40).all()
+    assert (many.groupby("seed")["budget"].nunique() == 1).all()
+    assert (many.groupby("seed")["epochs"].min() == many.groupby("seed")["budget"].first()).all()
 
 
 def test_random_search_drew_what_the_notebook_would(lesson: dict[str, Any]) -> None:
-    many = pd.read_csv(asha.FOLDER / "search.csv")
-    space, choices = lesson["search_choices"]("random", SEEDS[0])
-    expected = [config["lr"] for config in drawn(space, SEEDS[0], choices["num_samples"])]
-    found = many[(many["way"] == "random") & (many["seed"] == SEEDS[0])].sort_values("trial")["lr"]
-    assert list(found) == pytest.approx(expected)
+    many = pd.read_csv(asha.FOLDER / "search.csv").set_index(["way", "seed"])
+    for seed in SEEDS:
+        (first,) = drawn({**lesson["space"], "epochs": 9, "seed": seed}, seed, 1)
+        assert many.loc[("random", seed), "lr"] == pytest.approx(first["lr"])
 
 
 @pytest.mark.parametrize("name", ["no_stopping", "search"])
@@ -96,7 +105,14 @@ def test_only_tagged_cells_are_run() -> None:
     notebook = nbformat.read(asha.NOTEBOOK, 4)
     tagged = "\n".join(c.source for c in notebook.cells if asha.TAG in c.metadata.get("tags", []))
     assert "def train_trial" in tagged
-    assert "ray.init(" not in tagged and ".fit()" not in tagged
+    assert "ray.init(" not in tagged and "= tuner.fit()" not in tagged
+
+
+def scheduler_of_the_notebook(names: dict[str, Any]) -> Any:
+    """A new one, made by the notebook's own words."""
+    calls = [node for node in ast.walk(ast.parse(cell_with("num_samples=size.trials"))) if isinstance(node, ast.Call)]
+    (call,) = [node for node in calls if ast.unparse(node.func).endswith("ASHAScheduler")]
+    return eval(compile(ast.Expression(call), "scheduler", "eval"), names)  # noqa: S307
 
 
 class FakeTrial:
@@ -112,10 +128,7 @@ def asha_on(stored: pd.DataFrame, names: dict[str, Any], seed: int) -> tuple[flo
     Returns the best accuracy that it sees, and the epochs that it spends.
     """
     rng = np.random.default_rng(seed)
-    cell = next(c for c in nbformat.read(asha.NOTEBOOK, 4).cells if "sweep" in c.metadata.get("tags", []))
-    first = ast.unparse(ast.parse(cell.source).body[0])
-    exec(first, names)
-    scheduler = names["asha"]
+    scheduler = scheduler_of_the_notebook(names)
     scheduler.set_search_properties("val_accuracy", "max")
     curves = {t: c.sort_values("epoch") for t, c in stored.groupby("trial")}
     waiting, running, best, spent = list(curves), [], 0.0, 0
@@ -148,3 +161,24 @@ def test_asha_keeps_its_promise_whatever_finishes_first(lesson: dict[str, Any], 
     assert len({spent for _, spent in found}) > 5, "the order makes no difference, so nothing was tried"
     assert min(best for best, _ in found) >= stored["val_accuracy"].max() - 0.005
     assert max(spent for _, spent in found) <= len(stored) / 3
+
+
+def test_the_rule_in_the_notebook_is_that_of_ray(lesson: dict[str, Any], stored: pd.DataFrame) -> None:
+    """The 500 orders of the notebook are decided by a few lines of its own; Ray decides alike, one trial at a time."""
+    names = {**lesson, "stored": stored}
+    exec(cell_with("def asha_once("), names)
+    rng = np.random.default_rng(3)
+    for _ in range(5):
+        arrivals = rng.permutation(stored["trial"].unique())
+        scheduler = scheduler_of_the_notebook(names)
+        scheduler.set_search_properties("val_accuracy", "max")
+        best, spent = 0.0, 0
+        for number in arrivals:
+            trial = FakeTrial(int(number))
+            scheduler.on_trial_add(None, trial)
+            for row in stored[stored["trial"] == number].sort_values("epoch").itertuples():
+                best, spent = max(best, row.val_accuracy), spent + 1
+                report = {"val_accuracy": row.val_accuracy, "training_iteration": row.epoch}
+                if scheduler.on_trial_result(None, trial, report) != "CONTINUE":
+                    break
+        assert names["asha_once"](arrivals) == (spent, best)

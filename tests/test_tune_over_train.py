@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 import ray
 import ray.train
 from ray import tune
@@ -46,6 +47,7 @@ def lives(pid: int) -> bool:
         return False
 
 
+@pytest.mark.long  # the deep dive runs such a trial
 def test_workers_of_a_stopped_trial_end_with_it(ray_session: None, tmp_path: Path) -> None:
     """Tune stops the trial, not the training function: nobody tells the workers but Ray itself."""
     wait_for(lambda: ray.available_resources().get("CPU") == 2, 60)

@@ -24,8 +24,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import nbformat
-
 REPOSITORY = Path(__file__).resolve().parent.parent
 NOTEBOOK = REPOSITORY / "notebooks" / "07_finetune_gptj.ipynb"
 TAG = "finetune"
@@ -43,11 +41,9 @@ SHARE_OF_FREE = 0.9  # Ray ends workers when the memory is nearly full
 
 def run_cells(namespace: dict[str, Any], tag: str = TAG) -> None:
     """Run the notebook's cells with a tag in a namespace, in their order."""
-    cells = [c for c in nbformat.read(NOTEBOOK, 4).cells if tag in c.metadata.get("tags", [])]
-    if not cells:
-        raise ValueError(f"{NOTEBOOK.name} has no cell with the tag {tag!r}.")
-    for cell in cells:
-        exec(compile(cell.source, NOTEBOOK.name, "exec"), namespace)
+    from helpers import lessons
+
+    lessons.run_cells(NOTEBOOK.stem, tag, namespace)
 
 
 def train(names: dict[str, Any], steps: int, **changes: Any) -> list[dict[str, float]]:

@@ -14,7 +14,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import nbformat
+import ray
+from ray import tune
+
+from helpers.lessons import run_cells
 
 FOLDER = Path(__file__).resolve().parent
 NOTEBOOK = FOLDER.parent.parent / "notebooks" / "05_tune_asha.ipynb"
@@ -23,13 +26,8 @@ TAG = "trial"
 
 def lesson() -> dict[str, Any]:
     """Run the cells with the tag `trial`; returns the names that they define."""
-    cells = [c for c in nbformat.read(NOTEBOOK, 4).cells if TAG in c.metadata.get("tags", [])]
-    if not cells:
-        raise ValueError(f"{NOTEBOOK.name} has no cell with the tag {TAG!r}.")
-    # Ray sends functions of __main__ to its workers by value; they could not import this notebook.
-    names: dict[str, Any] = {"__name__": "__main__"}
-    for cell in cells:
-        exec(compile(cell.source, f"{NOTEBOOK.name}, cell {cell.id}", "exec"), names)
+    names: dict[str, Any] = {"ray": ray, "tune": tune}
+    run_cells(NOTEBOOK.stem, TAG, names)
     return names
 
 

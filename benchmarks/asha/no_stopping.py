@@ -22,6 +22,7 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 from benchmarks.asha.lesson import FOLDER, lesson, write_about
 from helpers.session import ray_options
 
+SAMPLING_SEED = 0  # as in the notebook's sweep
 SETTINGS = ("lr", "width", "batch_size", "weight_decay", "dropout", "seed")
 
 
@@ -32,7 +33,7 @@ def main() -> None:
     ray.init(**ray_options(num_cpus=2, log_to_driver=False))
     start = time.time()
     with tempfile.TemporaryDirectory() as storage:
-        trainable = tune.with_parameters(nb["train_trial"], pictures=nb["pictures"])
+        trainable = tune.with_parameters(nb["train_trial"], images=nb["images"])
         results = tune.Tuner(
             tune.with_resources(trainable, {"cpu": 1}),
             param_space=nb["space"],
@@ -40,8 +41,7 @@ def main() -> None:
                 metric="val_accuracy",
                 mode="max",
                 num_samples=size.trials,
-                search_alg=BasicVariantGenerator(random_state=nb["SAMPLING_SEED"]),
-                max_concurrent_trials=2,
+                search_alg=BasicVariantGenerator(random_state=SAMPLING_SEED, max_concurrent=2),
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(

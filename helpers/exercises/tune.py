@@ -1,4 +1,4 @@
-"""Checks of the exercises of notebook 05. None of them needs Ray to run."""
+"""Checks of the exercises of notebook 05 and of its deep dive. Only `best_config` needs a running Ray."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import ray
+from ray import tune
 from ray.tune.search.sample import Domain
 
 from helpers.exercises.formulas import judge_formula
-from helpers.exercises.verdict import Verdict, exercise_check, not_right, right
+from helpers.exercises.verdict import Verdict, exercise_check, not_right, right, without_ray
 
 DRAWS = 20_000
 FURTHEST = 0.02  # between 20,000 draws and the wanted distribution; chance alone gives 0.02 once in ten million
@@ -135,6 +137,77 @@ def _evenly(name: str, values: list[Any], kinds: int) -> Verdict | None:
     return None
 
 
+REPORTS = 9  # of a trial that is not stopped
+
+
+@ray.remote(num_cpus=0)
+class _Log:
+    """Which settings were tried, and how often each trial reported."""
+
+    def __init__(self) -> None:
+        self.reports: dict[float, int] = {}
+
+    def add(self, x: float, reports: int) -> None:
+        self.reports[x] = reports
+
+    def read(self) -> dict[float, int]:
+        return self.reports
+
+
+@exercise_check
+def best_config(answer: Callable[[Any, dict[str, Any], int], Any]) -> Verdict:
+    """Exercise 2: a sweep with ASHA, and the settings of its best trial. Needs a running Ray."""
+    if (missing := without_ray()) is not None:
+        return missing
+    trials, log = 12, _Log.remote()
+
+    def trainable(config: dict[str, Any]) -> None:
+        # The order of any two trials is the same at every report, so whoever is stopped, the best one stays the best.
+        for report in range(1, REPORTS + 1):
+            ray.get(log.add.remote(config["x"], report))
+            tune.report({"loss": abs(config["x"] - 0.3) * (1 + 1 / report)})
+
+    got = answer(trainable, {"x": tune.uniform(0, 1), "note": "kept"}, trials)
+    return _judge_sweep(got, ray.get(log.read.remote()), trials) or right(
+        "the best trial was found, and bad ones were stopped."
+    )
+
+
+def _judge_sweep(got: Any, reports: dict[float, int], trials: int) -> Verdict | None:
+    if len(reports) != trials:
+        return not_right(f"{len(reports)} trials", f"{trials} trials", "num_samples in TuneConfig says how many.")
+    if isinstance(got, tune.Result | tune.ResultGrid):
+        hint = "get_best_result() is the best trial, and its attribute config has the settings."
+        return not_right(f"a {type(got).__name__}", "the settings of the best trial", hint)
+    if not isinstance(got, dict) or set(got) != {"x", "note"}:
+        hint = "Return the whole config of the best trial."
+        return not_right(got, "a dict with the keys x and note", hint)
+    losses = {x: abs(x - 0.3) for x in reports}
+    best = min(losses, key=losses.get)
+    worst = max(losses, key=lambda x: losses[x] * (1 + 1 / reports[x]))  # by its last report
+    if got["x"] == worst:
+        hint = 'A loss is best when it is small: mode="min".'
+        return not_right("the trial with the largest loss", "the one with the smallest", hint)
+    if got["x"] != best:
+        hint = "get_best_result() looks at the metric and the mode that TuneConfig got."
+        return not_right(f"x = {got['x']}", f"x = {best}, which had the smallest loss", hint)
+    return _judge_stopping(reports, trials)
+
+
+def _judge_stopping(reports: dict[float, int], trials: int) -> Verdict | None:
+    counts = list(reports.values())
+    if min(counts) == REPORTS:
+        hint = "Give TuneConfig a scheduler: ASHAScheduler."
+        return not_right(f"{REPORTS} reports of each trial", "trials that were stopped", hint)
+    if max(counts) < REPORTS:
+        hint = f"A good trial may go on to its end: max_t={REPORTS}."
+        return not_right(f"at most {max(counts)} reports of a trial", f"{REPORTS} reports of the best", hint)
+    if min(counts) > 1:
+        hint = "grace_period says after how many reports a trial may be stopped first; by default 1."
+        return not_right(f"at least {min(counts)} reports of each trial", "trials that were stopped after one", hint)
+    return None
+
+
 def _halving(
     trials: int,
     factor: int,
@@ -160,7 +233,7 @@ def _inexact(trials: int, factor: int, max_epochs: int) -> int:
 
 @exercise_check
 def halving_epochs(answer: Callable[[int, int, int], int]) -> Verdict:
-    """Exercise 2: how many epochs successive halving trains, when each rung waits to be full."""
+    """Deep dive: how many epochs successive halving trains, when each rung waits to be full."""
     numbers = [(27, 3, 27), (100, 3, 27), (64, 4, 64), (10, 2, 8), (100, 3, 1), (5, 3, 81), (1, 2, 4), (70, 3, 9)]
     # int(math.log(243, 3)) is 4, and that of (1000, 10) is 2: a logarithm is not exact.
     numbers += [(500, 3, 243), (300, 5, 125), (2000, 10, 1000), (37, 2, 32)]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import collections
-import itertools
 import math
 import random
+import tempfile
 
 import numpy as np
 from ray import tune
+from ray.tune.search.optuna import OptunaSearch
 
 from helpers.exercises import tune as tuning
 
@@ -26,33 +27,70 @@ def only_the_ends(spec=None):
     return 10 ** (exponent if np.random.rand() < 0.5 else exponent + 2.5)
 
 
-def rung_by_rung(trials, factor, max_epochs, keep=lambda n, f: max(1, n // f), again=False, last=True):
-    total, done, rung = 0, 0, 1
-    while rung < max_epochs or (last and rung == max_epochs):
-        total += trials * (rung if again else rung - done)
-        done, rung = rung, rung * factor
-        trials = keep(trials, factor)
-    return total
+def sweep(trainable, space, trials, metric="loss", mode="min", scheduler="ASHA", **settings):
+    if scheduler == "ASHA":
+        scheduler = tune.schedulers.ASHAScheduler(max_t=9)
+    with tempfile.TemporaryDirectory() as folder:
+        return tune.Tuner(
+            trainable,
+            param_space=space,
+            tune_config=tune.TuneConfig(
+                metric=metric, mode=mode, num_samples=trials, scheduler=scheduler, reuse_actors=True, **settings
+            ),
+            run_config=tune.RunConfig(storage_path=folder, verbose=0),
+        ).fit()
 
 
-def without_stopping(trials, factor, max_epochs):
-    return trials * max_epochs
+def sweep_for_the_largest(trainable, space, trials):
+    return sweep(trainable, space, trials, mode="max").get_best_result().config
 
 
-def starts_again_at_each_rung(trials, factor, max_epochs):
-    return rung_by_rung(trials, factor, max_epochs, again=True)
+def sweep_without_stopping(trainable, space, trials):
+    return sweep(trainable, space, trials, scheduler=None).get_best_result().config
 
 
-def rounds_up(trials, factor, max_epochs):
-    return rung_by_rung(trials, factor, max_epochs, keep=lambda n, f: math.ceil(n / f))
+def sweep_of_one(trainable, space, trials):
+    return sweep(trainable, space, 1).get_best_result().config
 
 
-def loses_the_last_trial(trials, factor, max_epochs):
-    return rung_by_rung(trials, factor, max_epochs, keep=lambda n, f: n // f)
+def sweep_and_its_result(trainable, space, trials):
+    return sweep(trainable, space, trials).get_best_result()
 
 
-def forgets_the_last_rung(trials, factor, max_epochs):
-    return rung_by_rung(trials, factor, max_epochs, last=False)
+def sweep_that_stops_late(trainable, space, trials):
+    asha = tune.schedulers.ASHAScheduler(max_t=9, grace_period=3)
+    return sweep(trainable, space, trials, scheduler=asha).get_best_result().config
+
+
+def sweep_that_ends_early(trainable, space, trials):
+    asha = tune.schedulers.ASHAScheduler(max_t=3)
+    return sweep(trainable, space, trials, scheduler=asha).get_best_result().config
+
+
+def sweep_and_the_first(trainable, space, trials):
+    results = sweep(trainable, space, trials)
+    losses = [result.metrics["loss"] for result in results]
+    return results[sorted(range(trials), key=losses.__getitem__)[1]].config
+
+
+def sweep_and_one_setting(trainable, space, trials):
+    return sweep(trainable, space, trials).get_best_result().config["x"]
+
+
+def sweep_by_optuna(trainable, space, trials):
+    return sweep(trainable, space, trials, search_alg=OptunaSearch(seed=1)).get_best_result().config
+
+
+def sweep_named_at_the_end(trainable, space, trials):
+    asha = tune.schedulers.ASHAScheduler(metric="loss", mode="min", max_t=9, reduction_factor=2)
+    results = sweep(trainable, space, trials, metric=None, mode=None, scheduler=asha)
+    return results.get_best_result("loss", "min").config
+
+
+def sweep_in_a_table(trainable, space, trials):
+    table = sweep(trainable, space, trials).get_dataframe()
+    row = table.loc[table["loss"].idxmin()]
+    return {"x": row["config/x"], "note": row["config/note"]}
 
 
 def one_memory_for_all_trials(patience):
@@ -128,45 +166,6 @@ def stops_at_a_number_of_reports(patience):
 
 def returns_no_function(patience):
     return False
-
-
-def rungs_by_a_logarithm(trials, factor, max_epochs):
-    rungs = int(math.log(max_epochs) / math.log(factor)) if max_epochs > 1 else 0
-    return rung_by_rung(trials, factor, factor**rungs)
-
-
-def counts_those_that_stop(trials, factor, max_epochs):
-    return rung_by_rung(trials, factor, max_epochs, keep=lambda n, f: max(1, n - n // f))
-
-
-def divides_exactly(trials, factor, max_epochs):
-    return rung_by_rung(trials, factor, max_epochs, keep=lambda n, f: max(1, n / f))
-
-
-def always_three_as_factor(trials, factor, max_epochs):
-    return rung_by_rung(trials, 3, max_epochs)
-
-
-def halving_by_recursion(trials, factor, max_epochs):
-    if max_epochs == 1:
-        return trials
-    survivors = trials
-    for _ in itertools.takewhile(lambda rung: rung < max_epochs, (factor**i for i in itertools.count())):
-        survivors = max(1, survivors // factor)
-    return halving_by_recursion(trials, factor, max_epochs // factor) + survivors * (max_epochs - max_epochs // factor)
-
-
-def halving_trial_by_trial(trials, factor, max_epochs):
-    """The epochs of each trial: the best one goes to the end, the next ones to the rung before, ..."""
-    rungs, left = [1], [trials]
-    while rungs[-1] < max_epochs:
-        rungs.append(rungs[-1] * factor)
-        left.append(max(1, left[-1] // factor))
-    return sum(max(rung for rung, kept in zip(rungs, left, strict=True) if trial < kept) for trial in range(trials))
-
-
-def halving_in_floats(trials, factor, max_epochs):
-    return np.float64(rung_by_rung(trials, factor, max_epochs))
 
 
 def compares_with_the_report_patience_ago(patience):
@@ -283,18 +282,15 @@ WRONG = {
         ({"lr": tune.loguniform(1e-4, 1e-1)}, "keys"),
         (list(RIGHT_SPACE.values()), "keys"),
     ],
-    (2, tuning.halving_epochs): [
-        (without_stopping, "without stopping"),
-        (starts_again_at_each_rung, "does not start again"),
-        (rounds_up, "round down"),
-        (loses_the_last_trial, "at least one"),
-        (forgets_the_last_rung, "last rung"),
-        (lambda trials, factor, max_epochs: trials, "rung by rung"),
-        (rungs_by_a_logarithm, "not exact"),
-        (counts_those_that_stop, "those that go on"),
-        (divides_exactly, "use //"),
-        (always_three_as_factor, "rung by rung"),
-        (lambda trials, factor, max_epochs: None, "a return on every way"),
+    (2, tuning.best_config): [
+        (sweep_for_the_largest, 'mode="min"'),
+        (sweep_without_stopping, "ASHAScheduler"),
+        (sweep_that_stops_late, "grace_period"),
+        (sweep_of_one, "num_samples"),
+        (sweep_and_its_result, "attribute config"),
+        (sweep_that_ends_early, "max_t=9"),
+        (sweep_and_the_first, "which had the smallest loss"),
+        (sweep_and_one_setting, "whole config"),
     ],
     (3, tuning.patience): [
         (one_memory_for_all_trials, "for each trial_id"),
@@ -321,11 +317,6 @@ RIGHT = {
         space(lr=tune.sample_from(lambda spec: 10 ** random.uniform(-4, -1)), layers=tune.choice(range(1, 5))),
         space(lr=tune.qloguniform(1e-4, 1e-1, 1e-5), activation=tune.choice(("gelu", "relu", "tanh"))),
     ],
-    (2, tuning.halving_epochs): [
-        rung_by_rung,
-        halving_by_recursion,
-        halving_trial_by_trial,
-        halving_in_floats,
-    ],
+    (2, tuning.best_config): [sweep_by_optuna, sweep_named_at_the_end, sweep_in_a_table],
     (3, tuning.patience): [patient, keeps_all_values, Patience, patience_in_a_default],
 }
