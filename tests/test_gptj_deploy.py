@@ -69,6 +69,7 @@ def answers(head: Head) -> tuple[str, int]:
     return other.text, requests.post(f"{url}/gptj/generate", json=order, timeout=60).status_code
 
 
+@pytest.mark.long  # the same is asked of 06's file in make test
 def test_service_runs_on_a_head_that_does_not_know_this_repository(head: Head) -> None:
     run_there(head, OTHER.replace("PORT", str(head.http_port)))
 

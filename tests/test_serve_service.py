@@ -329,7 +329,7 @@ application = Theirs.bind()
 """
 
 
-@pytest.mark.long  # the same is asked of 08 in make test
+@pytest.mark.long
 def test_applications_of_somebody_else_outlive_the_notebook(url: str, serve_port: int, tmp_path: Path) -> None:
     """What the notebook deploys, and what its last cell deletes, leave two other services alone."""
     (tmp_path / "their_service.py").write_text(THEIRS)
@@ -376,7 +376,6 @@ def test_applications_of_somebody_else_outlive_the_notebook(url: str, serve_port
             serve.delete(name)
 
 
-@pytest.mark.long  # the same is asked of 08's file in make test
 def test_shipped_file_runs_on_a_cluster_that_knows_nothing_of_this_repository() -> None:
     with head_of_somebody_else() as head:
         config = yaml.safe_load(CONFIG.read_text())
