@@ -290,7 +290,9 @@ EXPECTATIONS: list[Expectation] = [
     Expectation(ONE_CORE, "threads", r"2 CPUs reserved, threads: (\d+)", "threads for two CPUs", equals="2"),
     # Workers exchange all gradients, threads nothing. On a busy machine threads wait for each other, too.
     Expectation(ONE_CORE, "choice", r"of 64: threads, to workers: ([\d.]+) times", "their ratio", at_least=0.7),
-    Expectation("05_tune_asha", "first-result", r"talent': ([\d.]+)", "the best talent", at_least=0.8, at_most=1.0),
+    # Of 20 draws without a seed: all are below 0.8 once in 87 runs, and below 0.5 once in a million.
+    Expectation("05_tune_asha", "first-result", r"talent': ([\d.]+)", "the best talent", at_least=0.5, at_most=1.0),
+    Expectation("05_tune_asha", "how-far", r" (\d+) +[\d.]+\s*\Z", "epochs of the most talented", equals="27"),
     Expectation("05_tune_asha", "sweep", r"(\d+ trials, \d+ failed)", "its trials", equals="100 trials, 0 failed"),
     Expectation("05_tune_asha", "overhead", r"training: (\d+)%", "training's share of the time", at_least=30),
     Expectation("05_tune_asha", "overhead", r"(\d+) processes", "the number of processes", equals="2"),

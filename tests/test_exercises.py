@@ -64,9 +64,9 @@ EXERCISES = {
 }
 NEEDS_RAY = {"best_config", "slow_squares", "in_batches", "spread_work", "add_names", "multiplexed"}
 RAY_MODULES = ("tasks_and_actors", "actor_patterns", "object_store", "memory_under_pressure")
+STORAGE = tempfile.TemporaryDirectory()  # where a notebook keeps its runs
 # Where Ray runs for each answer, so many of its wrong and of its right answers are tried in make test, and all in
 # make test-all.
-STORAGE = tempfile.TemporaryDirectory()  # where a notebook keeps its runs
 MANY = {1: 2, 2: 1}
 
 

@@ -191,11 +191,10 @@ def _judge_sweep(got: Any, reports: dict[float, int], trials: int) -> Verdict | 
     if got["x"] != best:
         hint = "get_best_result() looks at the metric and the mode that TuneConfig got."
         return not_right(f"x = {got['x']}", f"x = {best}, which had the smallest loss", hint)
-    return _judge_stopping(reports, trials)
+    return _judge_stopping(list(reports.values()))
 
 
-def _judge_stopping(reports: dict[float, int], trials: int) -> Verdict | None:
-    counts = list(reports.values())
+def _judge_stopping(counts: list[int]) -> Verdict | None:
     if min(counts) == REPORTS:
         hint = "Give TuneConfig a scheduler: ASHAScheduler."
         return not_right(f"{REPORTS} reports of each trial", "trials that were stopped", hint)
