@@ -144,11 +144,11 @@ def ranges(values: Mapping[str, Sequence[float]], title: str, unit: str, digits:
         if high > low:
             text = f"{text} ({low:z,.{digits}f} to {high:z,.{digits}f})"
         axes.annotate(text, (high, row), (6, 0), textcoords="offset points", va="center", fontsize=9)
-        said.append(f"{name} {text}")
+        said.append(f"{name}: {text}")
     axes.invert_yaxis()
     axes.set_xlim(0, 1.35 * max(float(numbers.max()) for numbers in measured.values()))
     axes.set_xlabel(unit)
-    show(figure, f"Bar chart of medians, with the smallest and the largest value. {title}. {unit}: {', '.join(said)}.")
+    show(figure, f"Bar chart of medians, with the smallest and the largest value. {title}. {unit}. {'; '.join(said)}.")
 
 
 def lines(

@@ -101,7 +101,7 @@ DRAWN: dict[str, tuple[Callable[[], None], tuple[str, ...]]] = {
     "bars": (lambda: plots.bars({"serial": 2, "Ray": 1.25}, "Faster", "seconds"), ("Faster", "serial 2.00, Ray 1.25")),
     "ranges": (
         lambda: plots.ranges({"one": [1, 1], "two": [1.5, 2.0, 1.75]}, "Nearly twice", "times as fast"),
-        ("Nearly twice", "one 1.00, two 1.75 (1.50 to 2.00)", "times as fast"),
+        ("Nearly twice", "one: 1.00; two: 1.75 (1.50 to 2.00)", "times as fast"),
     ),
     "lines": (
         lambda: plots.lines({"loss": ([1, 2], [0.9, 0.25])}, "Learning", "epoch", "loss"),
