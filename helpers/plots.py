@@ -116,6 +116,41 @@ def bars(values: Mapping[str, float], title: str, unit: str, digits: int = 2) ->
     show(figure, f"Bar chart. {title}. {unit}: {listed}.")
 
 
+def ranges(values: Mapping[str, Sequence[float]], title: str, unit: str, digits: int = 2) -> None:
+    """Show repeated measurements as horizontal bars: their medians, with a line from the smallest to the largest.
+
+    Args:
+        values: name -> its measurements (in a dict, or a pandas column), in the order from top to bottom.
+        title: what the reader should see.
+        unit: label of the axis, with the unit.
+        digits: digits after the decimal point.
+
+    Raises:
+        ValueError: there are no values, or a name has none.
+
+    Source: written for this course.
+    """
+    measured = {name: np.asarray(list(numbers), dtype=float) for name, numbers in values.items()}
+    if not measured or any(len(numbers) == 0 for numbers in measured.values()):
+        raise ValueError("ranges needs at least one measurement for each name, but got none.")
+    figure, axes = _axes(title, height=0.9 + 0.4 * len(measured))
+    middles = [float(np.median(numbers)) for numbers in measured.values()]
+    axes.barh(list(measured), middles, height=0.7, color=COLOURS[4])
+    said = []
+    for row, (name, numbers) in enumerate(measured.items()):
+        low, high = float(numbers.min()), float(numbers.max())
+        axes.plot([low, high], [row, row], "|-", color=COLOURS[7], linewidth=1.2, markersize=9)
+        text = f"{middles[row]:z,.{digits}f}"
+        if high > low:
+            text = f"{text} ({low:z,.{digits}f} to {high:z,.{digits}f})"
+        axes.annotate(text, (high, row), (6, 0), textcoords="offset points", va="center", fontsize=9)
+        said.append(f"{name}: {text}")
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.35 * max(float(numbers.max()) for numbers in measured.values()))
+    axes.set_xlabel(unit)
+    show(figure, f"Bar chart of medians, with the smallest and the largest value. {title}. {unit}. {'; '.join(said)}.")
+
+
 def lines(
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     title: str,

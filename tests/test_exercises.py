@@ -20,8 +20,8 @@ import pytest
 import torch
 from ray import serve, tune
 
+from helpers.exercises import one_core, start_here, tasks_and_actors, verdict, watched
 from helpers.exercises import serve as serving
-from helpers.exercises import start_here, tasks_and_actors, verdict, watched
 from helpers.exercises.verdict import Verdict, exercise_check, right
 from tests.exercise_answers import (
     actor_patterns,
@@ -62,7 +62,10 @@ EXERCISES = {
     for notebook, module in ANSWERS.items()
     for number, check in module.WRONG
 }
-NEEDS_RAY = {"best_config", "slow_squares", "in_batches", "spread_work", "add_names", "multiplexed"}
+NEEDS_RAY = {
+    "best_config", "slow_squares", "in_batches", "spread_work", "add_names", "multiplexed", "steps_per_second",
+    "train_all",
+}  # fmt: skip
 RAY_MODULES = ("tasks_and_actors", "actor_patterns", "object_store", "memory_under_pressure")
 STORAGE = tempfile.TemporaryDirectory()  # where a notebook keeps its runs
 # Where Ray runs for each answer, so many of its wrong and of its right answers are tried in make test, and all in
@@ -126,7 +129,8 @@ def test_wrong_answer_is_refused_with_a_hint(
 ) -> None:
     services(check)
     answer, hint = case
-    if check is start_here.slow_squares and hint != "inside the loop":
+    slow_start = {start_here.slow_squares: "inside the loop", one_core.train_all: "before you call ray.get"}
+    if hint != slow_start.get(check, hint):
         monkeypatch.setattr(watched, "PATIENCE", 30.0)  # new processes for tasks can take long on a busy machine
     found = check(answer() if check is serving.multiplexed else answer)
     assert found.status == "not right", found

@@ -99,6 +99,10 @@ SPANS = [
 DRAWN: dict[str, tuple[Callable[[], None], tuple[str, ...]]] = {
     "timeline": (lambda: plots.timeline(SPANS, "Two at once"), ("Two at once", "2 pieces of work on 2 rows", "2.5")),
     "bars": (lambda: plots.bars({"serial": 2, "Ray": 1.25}, "Faster", "seconds"), ("Faster", "serial 2.00, Ray 1.25")),
+    "ranges": (
+        lambda: plots.ranges({"one": [1, 1], "two": [1.5, 2.0, 1.75]}, "Nearly twice", "times as fast"),
+        ("Nearly twice", "one: 1.00; two: 1.75 (1.50 to 2.00)", "times as fast"),
+    ),
     "lines": (
         lambda: plots.lines({"loss": ([1, 2], [0.9, 0.25])}, "Learning", "epoch", "loss"),
         ("Learning", "loss goes from 0.9 to 0.25", "epoch"),
@@ -160,6 +164,8 @@ def test_timelines_share_a_time_axis(monkeypatch: pytest.MonkeyPatch) -> None:
     ("draw", "says"),
     [
         (lambda: plots.bars({}, "t", "s"), "at least one value"),
+        (lambda: plots.ranges({}, "t", "s"), "at least one measurement"),
+        (lambda: plots.ranges({"one": [1.0], "two": []}, "t", "s"), "at least one measurement"),
         (lambda: plots.lines({"empty": ([], [])}, "t", "x", "y"), "'empty' has none"),
         (lambda: plots.learning_curves([], "t", "x", "y", 1), "at least one curve"),
         (lambda: plots.histogram([], "t", "x"), "at least one value"),

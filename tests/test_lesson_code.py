@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import random
+import re
 import types
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from helpers import data
 
@@ -26,61 +29,98 @@ def cell(notebook: str, contains: str) -> str:
     return found[0]
 
 
-# --- Deep dive of 04: number formats ----------------------------------------------------------------------------------
+# --- Deep dive of 04: number formats, and what three lines change -----------------------------------------------------
 
 ONE_CORE = "deep_dives/one_core_well_used"
 
 
-def names_of_the_choice(fast_with_bf16: bool, rates: list[dict[str, float]]) -> tuple[dict[str, Any], list[str]]:
-    """What the cells that choose settings leave behind, and the settings that they measured.
+@pytest.mark.fast
+@pytest.mark.parametrize("fast_with_bf16", [True, False])
+def test_bf16_is_not_even_tried_where_it_is_slow(
+    fast_with_bf16: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import ray.train.torch
 
-    Args:
-        fast_with_bf16: what the helper of the course says.
-        rates: for each round, images per second of a setting; all others have 100.
-    """
-    measured: list[str] = []
+    from helpers import precision, session
 
-    def measure(names: list[str], count: int) -> list[dict[str, float]]:
-        measured.extend(names)
-        # The machine is three times as fast in every other round, which may not change a ratio.
-        return [{name: (1 + 2 * (i % 2)) * rate.get(name, 100.0) for name in names} for i, rate in enumerate(rates)]
+    asked: list[dict[str, Any]] = []
+    row = {"round": 1, "way": "1 thread, 128", "speed": 300.0, "busy": 1.0}
+    finished = types.SimpleNamespace(return_value=[row])
 
-    bench = types.SimpleNamespace(rounds=types.SimpleNamespace(remote=measure))
+    def trainer(function: Any, train_loop_config: dict[str, Any], **settings: Any) -> Any:
+        asked.append(train_loop_config)
+        return types.SimpleNamespace(fit=lambda: finished)
+
+    monkeypatch.setattr(ray.train.torch, "TorchTrainer", trainer)
+    monkeypatch.setattr(ray.train.torch, "prepare_model", lambda model: model)
+    monkeypatch.setattr(session, "require_resources", lambda bundles: None)
+    monkeypatch.setattr(precision, "cpu_supports_bf16", lambda: fast_with_bf16)
+    monkeypatch.setattr(data, "results_dir", lambda name: tmp_path)
+    steps: list[bool] = []
     names: dict[str, Any] = {
-        "pd": pd,
-        "ray": types.SimpleNamespace(get=lambda result: result),
-        "Bench": types.SimpleNamespace(remote=lambda choices: bench),
-        "plots": types.SimpleNamespace(bars=lambda *a, **k: None),
-        "cpu_supports_bf16": lambda: fast_with_bf16,
+        "ray": ray,
+        "torch": torch,
+        "take_turns": None,
+        "build_model": lambda: torch.nn.Linear(1, 1),
+        "make_step": lambda model, batch, bf16=False, **options: steps.append(bf16),
     }
-    for part in ("choices = {", "bench = Bench.remote(", "def described(", "gains = quiet.div(", "tried = {"):
-        exec(cell(ONE_CORE, part), names)
-    return names, measured
+    exec(cell(ONE_CORE, "def fit("), names)
+    exec(cell(ONE_CORE, "def make_ways("), names)
+    ways = names["make_ways"](asked[0]["bf16"])
+    assert ("bfloat16" in ways) is any(steps) is fast_with_bf16
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("fast_with_bf16", [True, False])
-def test_bf16_is_neither_measured_nor_used_where_it_is_slow(fast_with_bf16: bool) -> None:
-    names, measured = names_of_the_choice(fast_with_bf16, [{"batch 64, bfloat16": 150.0}] * 3)
-    assert ("batch 64, bfloat16" in measured) is fast_with_bf16
-    assert names["options"] == {"channels_last": False, "bf16": fast_with_bf16}
+def test_all_ways_train_as_many_images() -> None:
+    """In whole steps: `images // (batch * processes)` may lose none."""
+    import ray.train.torch
+
+    names: dict[str, Any] = {"torch": torch, "build_model": lambda: torch.nn.Linear(1, 1)}
+    names["make_step"] = lambda *arguments, **options: None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray.train.torch, "prepare_model", lambda model: model)
+        exec(cell(ONE_CORE, "def make_ways("), names)
+        ways = names["make_ways"](True)
+    images = int(re.search(r'"images": (\d+)', cell(ONE_CORE, "def fit("))[1])
+    for name, (_, batch, threads, processes) in ways.items():
+        assert images % (batch * processes) == 0, name
+        assert threads * processes <= 2, name
 
 
 @pytest.mark.fast
 @pytest.mark.parametrize(
-    ("rates", "line"),
+    ("speeds", "line"),
     [
-        ((109.4, 120.0, 120.0), "1.20 times as fast (1.09 to 1.20): faster; kept: False"),
-        ((109.97, 110.0, 112.0), "1.10 times as fast (1.10 to 1.12): faster; kept: True"),
-        ((100.3, 130.0, 130.0), "1.30 times as fast (1.00 to 1.30): no difference shown; kept: False"),
-        ((70.0, 90.0, 80.0), "0.80 times as fast (0.70 to 0.90): slower; kept: False"),
+        ((109.4, 120.0, 120.0), "1.20 times as fast (1.09 to 1.20): faster; keep: False"),
+        ((109.97, 110.0, 112.0), "1.10 times as fast (1.10 to 1.12): faster; keep: True"),
+        ((100.3, 130.0, 130.0), "1.30 times as fast (1.00 to 1.30): no difference shown; keep: False"),
+        ((70.0, 90.0, 80.0), "0.80 times as fast (0.70 to 0.90): slower; keep: False"),
     ],
 )
 def test_the_printed_range_and_the_choice_agree(
-    rates: tuple[float, ...], line: str, capsys: pytest.CaptureFixture[str]
+    speeds: tuple[float, ...], line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names_of_the_choice(False, [{"batch 64, channels last": rate} for rate in rates])
-    assert f"channels_last: {line}" in capsys.readouterr().out
+    drift = np.array([1.0, 3.0, 1.0])  # how fast the machine is in each round, which may not change a ratio
+    speed = pd.DataFrame(
+        {"2 threads, 128": 100 * drift, "fused": np.array(speeds) * drift, "channels_last": 90 * drift}
+    )
+    names: dict[str, Any] = {"speed": speed}
+    exec(cell(ONE_CORE, "def described("), names)
+    exec(cell(ONE_CORE, "for switch in ("), names)
+    shown = capsys.readouterr().out
+    assert f"fused: {line}" in shown
+    assert "channels_last: 0.90 times as fast (0.90 to 0.90): slower; keep: False" in shown
+    assert "bfloat16: not tried" in shown
+
+
+@pytest.mark.fast
+def test_the_two_trainings_differ_in_three_lines() -> None:
+    old, new = (cell(ONE_CORE, f"def {name}(").splitlines()[1:] for name in ("lesson_04", "two_threads"))
+    added = [line[1:].strip() for line in difflib.unified_diff(old, new, n=0) if re.match(r"\+[^+]", line)]
+    assert len(added) == 3
+    assert added[0] == "torch.set_num_threads(2)"
+    assert "batch_size=128" in added[1]
+    assert "num_workers=1" in added[2]
 
 
 # --- 03: every row, equal numbers of batches --------------------------------------------------------------------------
