@@ -198,8 +198,10 @@ EXPECTATIONS: list[Expectation] = [
     Expectation(ACTORS, "pool", r"(?m)^map: ([\d.]+) times", "an ordered pool against turns", at_most=1.3),
     Expectation("02_object_store", "first-result", r"\[([\d.]+), ", "the first sum", equals="312499987500000.0"),
     # Where Ray answers late, some of the four calls have already ended.
-    Expectation("02_object_store", "copies", r"array: (\d+) new", "copies of a passed array", at_least=2, at_most=4),
-    Expectation("02_object_store", "copies", r"reference: (\d+) new", "copies of a passed reference", equals="0"),
+    Expectation(
+        "02_object_store", "copies", r"the array: (\d+) new", "copies of a passed array", at_least=2, at_most=4
+    ),
+    Expectation("02_object_store", "copies", r"the reference: (\d+) new", "copies of a passed reference", equals="0"),
     Expectation("02_object_store", "pass-array", r"takes ([\d.]+) times", "array against reference", at_least=1.5),
     Expectation("02_object_store", "zero-copy", r"get takes ([\d.]+) %", "the share of get in put", at_most=20),
     Expectation("02_object_store", "same-bytes", r"the same bytes: (\w+)", "two arrays share bytes", equals="True"),
