@@ -214,7 +214,7 @@ def three_failures() -> list[ray.ObjectRef]:
     """Let three calls go wrong in different ways: an owner dies, a task is killed, a task asks for too much.
 
     Returns:
-        Their references, in an order of chance. One of the tasks waits until Ray is shut down.
+        Their references, in random order. One of the tasks waits until Ray is shut down.
 
     Source: written for this course.
     """
