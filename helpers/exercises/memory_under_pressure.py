@@ -2,63 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Callable, Sequence
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import numpy as np
 import ray
 from ray.actor import ActorClass
-from ray.remote_function import RemoteFunction
+from ray.util.state import list_tasks
+from ray.util.state.exception import RayStateApiException
 
 from helpers.exercises.verdict import Verdict, as_list, as_number, exercise_check, not_right, right, same, without_ray
 from helpers.exercises.watched import Watched, all_together
 
-SAME = "The same arguments must give the same numbers: make a new generator from the seed inside of the task."
-
-
-@exercise_check
-def measure_again(answer: Any) -> Verdict:
-    """Exercise 1: a task that returns the same whenever Ray runs it again."""
-    if not isinstance(answer, RemoteFunction):
-        hint = "Keep @ray.remote above the function, so that it runs as a task, and do not call it yet."
-        return not_right(f"a {type(answer).__name__}", "a remote function", hint)
-    if (missing := without_ray()) is not None:
-        return missing
-    task = answer.options(num_cpus=0)
-    for seed, n in ((3, 5), (8, 2), (0, 1000)):
-        first = ray.get(task.remote(seed, n))
-        wrong = _judge_numbers(first, n)
-        if wrong is not None:
-            return wrong
-        for _ in range(3):  # one after the other: a generator that lives in a process then goes on
-            if not np.array_equal(first, ray.get(task.remote(seed, n))):
-                return not_right(f"other numbers in a second run with seed={seed}", "the same numbers", SAME)
-    if np.array_equal(ray.get(task.remote(1, 50)), ray.get(task.remote(2, 50))):
-        hint = "Make the generator from the argument seed, or all measurements will be equal."
-        return not_right("the same numbers for seed=1 and seed=2", "other numbers for another seed", hint)
-    return right("whenever it runs again, it returns the same.")
-
-
-def _judge_numbers(got: Any, n: int) -> Verdict | None:
-    if isinstance(got, ray.ObjectRef):
-        return not_right("a reference", f"{n} numbers", "Return the numbers themselves, or they die with their owner.")
-    values = as_list(got)
-    if values is None or np.shape(values) != (n,):
-        found = f"a {type(got).__name__}" if values is None else f"the shape {np.shape(values)}"
-        return not_right(found, f"{n} numbers for n={n}", "Return n numbers in one array.")
-    numbers = np.array(values, dtype=float)
-    if not (numbers.min() >= 0 and numbers.max() <= 1):
-        hint = "Draw them evenly between 0 and 1: the method random of a generator does that."
-        return not_right(f"numbers from {numbers.min():.2f} to {numbers.max():.2f}", "numbers between 0 and 1", hint)
-    if n > 100 and len(np.unique(numbers)) < n / 2:
-        return not_right("nearly all numbers the same", "random numbers", "Draw n numbers, not one number n times.")
-    return None
-
 
 @exercise_check
 def square_store(answer: Any) -> Verdict:
-    """Exercise 2: an actor whose results outlive it."""
+    """Exercise 1: an actor whose results outlive it."""
     if not isinstance(answer, ActorClass):
         hint = "Keep @ray.remote above the class, and do not make an actor of it yet."
         return not_right(f"a {type(answer).__name__}", "a remote class", hint)
@@ -115,7 +81,7 @@ def _thousands(place: int, size: int) -> int:
 
 @exercise_check
 def within_memory(answer: Callable[[Any, Sequence[int]], list[Any]]) -> Verdict:
-    """Exercise 3: every call reserves the memory that it needs, and all are started before one is waited for."""
+    """Exercise 2: every call reserves the memory that it needs, and all are started before one is waited for."""
     if (missing := without_ray()) is not None:
         return missing
     task = Watched()
@@ -165,3 +131,136 @@ def _judge_amounts(sizes: list[int], reserved: list[Any]) -> Verdict | None:
             hint = "Reserve for each call what this call needs: with more, tasks wait that would have had room."
             return not_right(f"memory={memory} for a task of {size}", f"memory={size}", hint)
     return None
+
+
+CURES = ("return it", "reserve more", "reserve less", "wait", "none")
+MORE_THAN_ANY_NODE = 10**14  # bytes
+NEWS = 60.0  # seconds within which Ray has told everybody what happened, also on a slow machine
+
+
+@ray.remote(num_cpus=0)
+class _Putter:
+    def put(self) -> list[ray.ObjectRef]:
+        return [ray.put(np.ones(200_000))]
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@ray.remote(num_cpus=0, memory=MORE_THAN_ANY_NODE)
+def _too_large() -> None: ...
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _slow() -> None:
+    for _ in range(3000):
+        time.sleep(0.1)
+
+
+def _without_owner() -> ray.ObjectRef:
+    """A reference whose owner has died, when everybody knows it."""
+    actor = _Putter.remote()
+    ref = ray.get(actor.put.remote())[0]
+    ray.kill(actor)
+    end = time.monotonic() + NEWS
+    while time.monotonic() < end:
+        try:
+            ray.get(ref, timeout=1)
+        except ray.exceptions.OwnerDiedError:
+            break
+        except ray.exceptions.GetTimeoutError:
+            continue
+        time.sleep(0.2)
+    return ref
+
+
+def _of_a_killed_task() -> ray.ObjectRef:
+    with redirect_stdout(io.StringIO()):  # Ray prints a line about it, which would tell what happened
+        ref = _killed.remote()
+        ray.wait([ref], timeout=NEWS)
+        time.sleep(0.5)  # the line can come later than the error
+    return ref
+
+
+def _in_state(ref: ray.ObjectRef, state: str) -> ray.ObjectRef:
+    """The same reference, when Ray's list of tasks shows this state; the list is about a second behind."""
+    end = time.monotonic() + NEWS
+    while time.monotonic() < end:
+        try:
+            tasks = list_tasks(filters=[("task_id", "=", ref.task_id().hex())], raise_on_missing_output=False)
+        except RayStateApiException:
+            tasks = []
+        if any(task.state == state for task in tasks):
+            break
+        time.sleep(0.2)
+    return ref
+
+
+def _waiting() -> ray.ObjectRef:
+    return _in_state(_too_large.remote(), "PENDING_NODE_ASSIGNMENT")
+
+
+@contextmanager
+def _cancelled_at_the_end(ref: ray.ObjectRef) -> Iterator[ray.ObjectRef]:
+    try:
+        yield ref
+    finally:
+        ray.cancel(ref)
+
+
+def three_failures() -> list[ray.ObjectRef]:
+    """Let three calls go wrong in different ways: an owner dies, a task is killed, a task asks for too much.
+
+    Returns:
+        Their references, in random order. One of the tasks waits until Ray is shut down.
+
+    Source: written for this course.
+    """
+    return random.sample([_without_owner(), _of_a_killed_task(), _waiting()], 3)
+
+
+@exercise_check
+def cure(answer: Callable[[ray.ObjectRef], str]) -> Verdict:
+    """Exercise 3: a function that finds out for a reference what went wrong, and names the cure."""
+    if (missing := without_ray()) is not None:
+        return missing
+    wrong = _judge_cure(answer, ray.put(1), "none", "a reference with a value", "Return 'none' if ray.get has a value.")
+    if wrong is not None:
+        return wrong
+    hint = "WorkerCrashedError says that the process is gone, and Linux often kills for memory: return 'reserve more'."
+    wrong = _judge_cure(answer, _of_a_killed_task(), "reserve more", "a task whose process was killed", hint)
+    if wrong is not None:
+        return wrong
+    hint = "OwnerDiedError: who put the value has ended, and a returned value would belong to the caller."
+    wrong = _judge_cure(answer, _without_owner(), "return it", "an object whose owner has ended", hint)
+    if wrong is not None:
+        return wrong
+    with _cancelled_at_the_end(_waiting()) as waiting:
+        hint = "A GetTimeoutError alone doesn't tell: list_tasks has this task as PENDING_NODE_ASSIGNMENT."
+        wrong = _judge_cure(answer, waiting, "reserve less", "a task for which no node is large enough", hint)
+        if wrong is not None:
+            return wrong
+        with _cancelled_at_the_end(_in_state(_slow.remote(), "RUNNING")) as slow:
+            hint = (
+                "list_tasks has this task as RUNNING: ask for it alone, by the id of the task that the reference has."
+            )
+            wrong = _judge_cure(answer, slow, "wait", "a task that is only slow", hint)
+            if wrong is not None:
+                return wrong
+    return right("you can tell an owner's end, a kill, a lack of room and mere slowness from each other.")
+
+
+def _judge_cure(answer: Callable[..., str], ref: ray.ObjectRef, expected: str, case: str, hint: str) -> Verdict | None:
+    try:
+        got = answer(ref)
+    except ray.exceptions.RayError as error:
+        hint = "Call ray.get inside of try, with a timeout, and let an except for each kind of error return a word."
+        return not_right(f"the error {type(error).__name__} for {case}", f"{expected!r}", hint)
+    if isinstance(got, str) and got == expected:
+        return None
+    if not isinstance(got, str) or got not in CURES:
+        hint = f"Return one of these words: {', '.join(CURES)}."
+        return not_right(f"{got!r} for {case}", f"{expected!r}", hint)
+    return not_right(f"{got!r} for {case}", f"{expected!r}", hint)

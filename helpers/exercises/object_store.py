@@ -63,70 +63,6 @@ def _judge_shared(
     return None
 
 
-def _store_mistake(error: ValueError) -> Verdict | None:
-    """The verdict on an error by which the store is known, None for any other."""
-    if "object refs" in str(error) or "ObjectRef" in str(error):
-        hint = "The argument already is the array: leave out ray.get inside the function."
-        return not_right("an error from ray.get on an array", "new images", hint)
-    if "read-only" in str(error) or "WRITEABLE" in str(error):
-        hint = "Arrays from the store cannot be written to: make a new array."
-        return not_right("an error, because the array is read-only", "a new array", hint)
-    return None
-
-
-@exercise_check
-def brighten(answer: Any) -> Verdict:
-    """Exercise 2: a task that returns a changed copy of a read-only array, without overflow."""
-    if not isinstance(answer, RemoteFunction):
-        hint = "Keep @ray.remote above the function, so that it runs as a task, and do not call it yet."
-        return not_right(f"a {type(answer).__name__}", "a remote function", hint)
-    if (missing := without_ray()) is not None:
-        return missing
-    random = np.random.default_rng(3)
-    small = np.array([[0, 100, 31], [200, 255, 254]], dtype=np.uint8)
-    cases = [(small, 60), (small, 7), (small, 0), (small, 255), (np.array([[250]], dtype=np.uint8), 3)]
-    cases += [(random.integers(0, 256, shape, dtype=np.uint8), 90) for shape in ((28, 20), (5, 4, 3))]
-    for images, amount in cases:
-        stored = ray.put(images)
-        try:
-            got = ray.get(answer.options(num_cpus=0).remote(stored, amount))
-        except ValueError as error:
-            wrong = _store_mistake(error)
-            if wrong is None:
-                raise
-            return wrong
-        wrong = _judge_images(got, images, amount)
-        if wrong is not None:
-            return wrong
-        if not np.array_equal(ray.get(stored), images):
-            return not_right("other images in the store", "the same as before", "Change a copy, not the argument.")
-    return right("new images; the stored ones are untouched.")
-
-
-def _judge_images(got: Any, images: np.ndarray, amount: int) -> Verdict | None:
-    if isinstance(got, ray.ObjectRef):
-        return not_right("a reference", "the brighter images", "Return the array itself: Ray stores it for you.")
-    if not isinstance(got, np.ndarray) or got.shape != images.shape:
-        shown = f"an array of shape {got.shape}" if isinstance(got, np.ndarray) else f"a {type(got).__name__}"
-        return not_right(shown, f"an array of shape {images.shape}", "Return the brighter images.")
-    exact = images.astype(int) + amount
-    expected = exact.clip(0, 255)
-    if not np.array_equal(got, expected):
-        hint = "Add the amount to every pixel; what would be more than 255 becomes 255."
-        if np.array_equal(got.astype(int) % 256, exact % 256) and got.max() <= 255:
-            hint = "uint8 starts again at 0 after 255: add in a larger type, such as int, and cut at 255."
-        elif np.array_equal(got, exact):
-            hint = "A pixel has at most 255: cut what is above."
-        elif np.array_equal(got, images):
-            hint = "The images are as they were: return new ones, with the argument amount added."
-        place = tuple(int(i) for i in np.argwhere(got != expected)[0])
-        found = f"{got[place]} for a pixel of {images[place]} and amount={amount}"
-        return not_right(found, expected[place], hint)
-    if got.dtype != np.uint8:
-        return not_right(f"type {got.dtype}", "uint8", "Turn the result back into images: .astype(np.uint8).")
-    return None
-
-
 class DayNotAskedFor(Exception):
     """What comes out of a day whose data nobody needs."""
 
@@ -148,7 +84,7 @@ def _day_that_fails() -> ray.ObjectRef:
 
 @exercise_check
 def mean_of_day(answer: Any) -> Verdict:
-    """Exercise 3: a task that gets a list of references and fetches one of them."""
+    """Exercise 2: a task that gets a list of references and fetches one of them."""
     if not isinstance(answer, RemoteFunction):
         hint = "Keep @ray.remote above the function, so that it runs as a task, and do not call it yet."
         return not_right(f"a {type(answer).__name__}", "a remote function", hint)
@@ -208,7 +144,7 @@ def _judge_day(got: Any, arrays: list[np.ndarray], day: int) -> Verdict | None:
 
 @exercise_check
 def first_numbers(answer: Callable[[ray.ObjectRef, int], Any]) -> Verdict:
-    """Exercise 4: a small part of a large array, which does not keep the whole array in the store."""
+    """Exercise 3: a small part of a large array, which does not keep the whole array in the store."""
     if (missing := without_ray()) is not None:
         return missing
     random = np.random.default_rng(5)
@@ -260,4 +196,89 @@ def _judge_first(got: Any, array: np.ndarray, n: int) -> Verdict | None:
         return not_right(shown, case, "Get the array behind the reference, and take its first n numbers.")
     if not np.array_equal(np.array(values, dtype=float), array[:n]):
         return not_right(f"{values[:3]} ...", f"{array[:3].tolist()[:n]} ...", "Take the numbers from the front: [:n].")
+    return None
+
+
+MOST_DAYS = 4  # so many of the lesson's arrays fit into its store
+ALL_DAYS = 8
+
+
+@ray.remote(num_cpus=0)
+def _load_day(day: int) -> np.ndarray:
+    return np.full(150_000, day + 1.0)  # 1.2 MB, so that it lies in the store
+
+
+class Days:
+    """Has `.remote(day)` like a remote function; before each day it asks Ray which of the others are still kept.
+
+    What counts is Ray's own list of objects, so neither speed nor the size of the store matters.
+    """
+
+    def __init__(self) -> None:
+        self.loaded: list[Any] = []
+        self.most = 0
+        self.kept_by: set[str] = set()  # the reference types of those that were kept when they were most
+        self._ids: set[str] = set()
+
+    def remote(self, *args: Any, **kwargs: Any) -> ray.ObjectRef:
+        if len(args) + len(kwargs) != 1:
+            raise TypeError(f"load takes one argument, the day, and got {len(args) + len(kwargs)}")
+        day = [*args, *kwargs.values()][0]
+        kept = self._kept()
+        if len(kept) + 1 > self.most:
+            self.most, self.kept_by = len(kept) + 1, set(kept.values())
+        ref = _load_day.remote(day)
+        self._ids.add(ref.hex())
+        self.loaded.append(day)
+        return ref
+
+    def options(self, **options: Any) -> Days:
+        return self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        raise TypeError("a remote function cannot be called directly: use load.remote(day)")
+
+    def _kept(self) -> dict[str, str]:
+        """Id -> reference type of the days that Ray still keeps; none where Ray cannot be asked."""
+        if not self._ids:
+            return {}
+        gc.collect()
+        try:
+            items = list_objects(limit=10_000, raise_on_missing_output=False)
+        except RayStateApiException:
+            return {}
+        return {item.object_id: item.reference_type for item in items if item.object_id in self._ids}
+
+
+@exercise_check
+def sum_of_days(answer: Callable[[Any, int], Any]) -> Verdict:
+    """Exercise 4: many arrays are added up, and only few of them are in the store at any time."""
+    if (missing := without_ray()) is not None:
+        return missing
+    most = 0
+    for total in (1, ALL_DAYS):
+        load = Days()
+        wrong = _judge_sum(answer(load, total), load, total)
+        if wrong is not None:
+            return wrong
+        most = max(most, load.most)
+    return right(f"the same sum, and never more than {most} of {ALL_DAYS} days in the store.")
+
+
+def _judge_sum(got: Any, load: Days, total: int) -> Verdict | None:
+    if isinstance(got, ray.ObjectRef):
+        return not_right("a reference", "a number", "Trade it for its value with ray.get.")
+    if sorted(map(str, load.loaded)) != sorted(map(str, range(total))):
+        hint = "Call load.remote(day) once for each day, from 0 to days - 1."
+        return not_right(f"the days {load.loaded} for days={total}", list(range(total)), hint)
+    if load.most > MOST_DAYS:
+        hint = "A reference keeps its array: load the next day only when you have let go of an earlier one."
+        if load.kept_by == {"PINNED_IN_MEMORY"}:
+            hint = "An array that you got looks at its bytes in the store: keep the sum of a day, and not its array."
+        return not_right(f"{load.most} days in the store at the same time", f"at most {MOST_DAYS}", hint)
+    number, expected = as_number(got), 150_000.0 * sum(range(1, total + 1))
+    if number is None:
+        return not_right(f"a {type(got).__name__}", "a number", "Return the sum of all values of all days.")
+    if not np.isclose(number, expected):
+        return not_right(number, expected, "Add up all values of all days, the first and the last day included.")
     return None

@@ -2,83 +2,12 @@
 
 from __future__ import annotations
 
-import random
-import time
-
 import numpy as np
 import ray
-import torch
+from ray.exceptions import GetTimeoutError, ObjectLostError, OutOfMemoryError, OwnerDiedError, WorkerCrashedError
+from ray.util.state import get_task, list_tasks
 
 from helpers.exercises import memory_under_pressure
-
-
-@ray.remote
-def without_a_seed(seed, n):
-    return np.random.default_rng().random(n)
-
-
-@ray.remote
-def always_seed_zero(seed, n):
-    return np.random.default_rng(0).random(n)
-
-
-@ray.remote
-def seed_from_the_clock(seed, n):
-    return np.random.default_rng(seed + time.time_ns()).random(n)
-
-
-generator = np.random.default_rng(1)
-
-
-@ray.remote
-def generator_from_outside(seed, n):
-    return generator.random(n)
-
-
-@ray.remote
-def one_number(seed, n):
-    return np.random.default_rng(seed).random()
-
-
-@ray.remote
-def normal_numbers(seed, n):
-    return np.random.default_rng(seed).normal(size=n)
-
-
-@ray.remote
-def one_number_repeated(seed, n):
-    return [np.random.default_rng(seed).random()] * n
-
-
-@ray.remote
-def puts_the_numbers(seed, n):
-    return ray.put(np.random.default_rng(seed).random(n))
-
-
-@ray.remote
-def returns_nothing(seed, n):
-    np.random.default_rng(seed).random(n)
-
-
-def no_task(seed, n):
-    return np.random.default_rng(seed).random(n)
-
-
-@ray.remote
-def by_the_standard_library(seed, n):
-    numbers = random.Random(seed)
-    return [numbers.random() for _ in range(n)]
-
-
-@ray.remote
-def by_the_global_generator(seed, n):
-    np.random.seed(seed)
-    return np.random.rand(n)
-
-
-@ray.remote(max_retries=5)
-def by_torch(seed, n):
-    return torch.rand(n, generator=torch.Generator().manual_seed(seed)).numpy()
 
 
 @ray.remote
@@ -212,20 +141,128 @@ def as_they_finish(task, sizes):
     return results
 
 
+def states_of(ref):
+    return [task.state for task in list_tasks(filters=[("task_id", "=", ref.task_id().hex())])]
+
+
+def every_timeout_is_slowness(ref):
+    try:
+        ray.get(ref, timeout=1)
+    except OwnerDiedError:
+        return "return it"
+    except WorkerCrashedError:
+        return "reserve more"
+    except GetTimeoutError:
+        return "wait"
+    return "none"
+
+
+def every_timeout_is_a_lack(ref):
+    found = every_timeout_is_slowness(ref)
+    return "reserve less" if found == "wait" else found
+
+
+def any_task_that_waits(ref):
+    found = every_timeout_is_slowness(ref)
+    if found == "wait" and list_tasks(filters=[("state", "=", "PENDING_NODE_ASSIGNMENT")]):
+        return "reserve less"
+    return found
+
+
+def owner_and_kill_swapped(ref):
+    try:
+        ray.get(ref, timeout=1)
+    except WorkerCrashedError:
+        return "return it"
+    except ObjectLostError:
+        return "reserve more"
+    except GetTimeoutError:
+        return "wait" if "RUNNING" in states_of(ref) else "reserve less"
+    return "none"
+
+
+def a_lost_object_wants_memory(ref):
+    try:
+        ray.get(ref, timeout=1)
+    except (ObjectLostError, WorkerCrashedError):
+        return "reserve more"
+    except GetTimeoutError:
+        return "wait" if "RUNNING" in states_of(ref) else "reserve less"
+    return "none"
+
+
+def only_memory_errors(ref):
+    try:
+        ray.get(ref, timeout=1)
+    except OutOfMemoryError:
+        return "reserve more"
+    return "none"
+
+
+def names_the_error(ref):
+    try:
+        ray.get(ref, timeout=1)
+    except ray.exceptions.RayError as error:
+        return type(error).__name__
+    return "none"
+
+
+def returns_the_value(ref):
+    return ray.get(ref, timeout=1)
+
+
+def forgets_the_value(ref):
+    try:
+        ray.get(ref, timeout=1)
+    except OwnerDiedError:
+        return "return it"
+
+
+def more_in_another_place(ref):
+    states = states_of(ref)
+    return "reserve more" if "FAILED" in states else "wait"
+
+
+def by_name(ref):
+    cures = {"OwnerDiedError": "return it", "WorkerCrashedError": "reserve more", "OutOfMemoryError": "reserve more"}
+    try:
+        ray.get(ref, timeout=2)
+    except GetTimeoutError:
+        return "reserve less" if "PENDING_NODE_ASSIGNMENT" in states_of(ref) else "wait"
+    except ray.exceptions.RayError as error:
+        return cures[type(error).__name__]
+    return "none"
+
+
+def by_waiting_first(ref):
+    done, _ = ray.wait([ref], timeout=2)
+    if not done:
+        task = get_task(ref.task_id().hex())
+        return {"PENDING_NODE_ASSIGNMENT": "reserve less"}.get(task.state, "wait")
+    try:
+        ray.get(ref)
+    except ObjectLostError:
+        return "return it"
+    except ray.exceptions.RayError:
+        return "reserve more"
+    return "none"
+
+
+def by_the_whole_list(ref):
+    try:
+        ray.get(ref, timeout=2)
+        return "none"
+    except (OutOfMemoryError, WorkerCrashedError):
+        return "reserve more"
+    except TimeoutError:
+        tasks = {task.task_id: task for task in list_tasks(limit=1000, detail=True)}
+        return "wait" if tasks[ref.task_id().hex()].state == "RUNNING" else "reserve less"
+    except ObjectLostError:
+        return "return it"
+
+
 WRONG = {
-    (1, memory_under_pressure.measure_again): [
-        (without_a_seed, "new generator from the seed"),
-        (seed_from_the_clock, "new generator from the seed"),
-        (generator_from_outside, "new generator from the seed"),
-        (always_seed_zero, "from the argument seed"),
-        (one_number, "n numbers in one array"),
-        (returns_nothing, "n numbers in one array"),
-        (normal_numbers, "evenly between 0 and 1"),
-        (one_number_repeated, "not one number n times"),
-        (puts_the_numbers, "Return the numbers themselves"),
-        (no_task, "@ray.remote above the function"),
-    ],
-    (2, memory_under_pressure.square_store): [
+    (1, memory_under_pressure.square_store): [
         (ReturnsTheReference, "return the array itself"),
         (ReturnsAList, "return the array itself"),
         (ReturnsADict, "return the array itself"),
@@ -234,7 +271,7 @@ WRONG = {
         (Doubles, "squares of 0 to n - 1"),
         (NoActor, "@ray.remote above the class"),
     ],
-    (3, memory_under_pressure.within_memory): [
+    (2, memory_under_pressure.within_memory): [
         (reserves_nothing, "Without memory=... Ray reserves none"),
         (drops_the_options, "Without memory=... Ray reserves none"),
         (always_the_largest, "what this call needs"),
@@ -246,9 +283,21 @@ WRONG = {
         (the_smallest_first, "in the order of the sizes"),
         (passes_the_memory, "the task takes one argument"),
     ],
+    (3, memory_under_pressure.cure): [
+        (every_timeout_is_slowness, "alone doesn't tell"),
+        (any_task_that_waits, "ask for it alone"),
+        (every_timeout_is_a_lack, "ask for it alone"),
+        (owner_and_kill_swapped, "return 'reserve more'"),
+        (a_lost_object_wants_memory, "would belong to the caller"),
+        (only_memory_errors, "an except for each kind"),
+        (names_the_error, "one of these words"),
+        (returns_the_value, "one of these words"),
+        (forgets_the_value, "one of these words"),
+        (more_in_another_place, "if ray.get has a value"),
+    ],
 }
 RIGHT = {
-    (1, memory_under_pressure.measure_again): [by_the_standard_library, by_the_global_generator, by_torch],
-    (2, memory_under_pressure.square_store): [GetsWhatItPut, KeepsACopy, ReturnsAPlainList],
-    (3, memory_under_pressure.within_memory): [with_a_margin, the_largest_first, as_they_finish],
+    (1, memory_under_pressure.square_store): [GetsWhatItPut, KeepsACopy, ReturnsAPlainList],
+    (2, memory_under_pressure.within_memory): [with_a_margin, the_largest_first, as_they_finish],
+    (3, memory_under_pressure.cure): [by_name, by_waiting_first, by_the_whole_list],
 }

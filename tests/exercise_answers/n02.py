@@ -10,63 +10,6 @@ from ray import put
 from helpers.exercises import object_store
 
 
-@ray.remote
-def always_sixty(images, amount):
-    return (images.astype(int) + 60).clip(0, 255).astype(np.uint8)
-
-
-@ray.remote
-def makes_writeable(images, amount):
-    images.setflags(write=True)
-    images += np.uint8(amount)
-    return images
-
-
-@ray.remote
-def brighten_in_place(images, amount):
-    images += np.uint8(amount)
-    return images
-
-
-@ray.remote
-def brighten_and_overflow(images, amount):
-    return images + np.uint8(amount)
-
-
-@ray.remote
-def brighten_to_integers(images, amount):
-    return (images.astype(int) + amount).clip(0, 255)
-
-
-@ray.remote
-def gets_the_images(images, amount):
-    return np.minimum(ray.get(images).astype(int) + amount, 255).astype(np.uint8)
-
-
-@ray.remote
-def puts_the_images(images, amount):
-    return ray.put(np.minimum(images.astype(int) + amount, 255).astype(np.uint8))
-
-
-@ray.remote
-def leaves_them(images, amount):
-    return images
-
-
-@ray.remote
-def returns_nothing(images, amount):
-    images = images.astype(int) + amount
-
-
-@ray.remote
-def flattens(images, amount):
-    return (images.astype(int) + amount).clip(0, 255).astype(np.uint8).ravel()
-
-
-def brighten_without_ray(images, amount):
-    return (images.astype(int) + amount).clip(0, 255).astype(np.uint8)
-
-
 def passes_the_array(task, array, n):
     return ray.get([task.remote(array) for _ in range(n)])
 
@@ -83,39 +26,6 @@ def gets_in_the_loop(task, array, n):
 def returns_references(task, array, n):
     ref = ray.put(array)
     return [task.remote(ref) for _ in range(n)]
-
-
-@ray.remote
-def adds_without_a_limit(images, amount):
-    return images.astype(int) + amount
-
-
-@ray.remote
-def cuts_before_adding(images, amount):
-    return images.clip(0, 255 - amount) + np.uint8(amount)
-
-
-@ray.remote
-def cuts_at_254(images, amount):
-    return np.minimum(images.astype(int) + amount, 254).astype(np.uint8)
-
-
-@ray.remote
-def brighten_by_comparing(images, amount):
-    return np.where(images > 255 - amount, np.uint8(255), images + np.uint8(amount))
-
-
-@ray.remote
-def brighten_a_copy(images, amount):
-    brighter = images.astype(np.int16)
-    brighter += amount
-    brighter[brighter > 255] = 255
-    return brighter.astype("uint8")
-
-
-@ray.remote(num_cpus=1)
-def brighten_by_a_table(images, amount):
-    return np.minimum(np.arange(256) + amount, 255).astype(np.uint8)[images]
 
 
 def one_result_for_all(task, array, n):
@@ -317,22 +227,110 @@ def first_and_keeps_the_array(ref, n):
     return KEPT[-1][:n].copy()
 
 
+def starts_all_loads(load, days):
+    refs = [load.remote(day) for day in range(days)]
+    return sum(float(ray.get(ref).sum()) for ref in refs)
+
+
+def gets_all_days(load, days):
+    arrays = ray.get([load.remote(day) for day in range(days)])
+    return float(np.concatenate(arrays).sum())
+
+
+def waits_but_starts_all(load, days):
+    pending, total = [load.remote(day) for day in range(days)], 0.0
+    while pending:
+        done, pending = ray.wait(pending)
+        total += float(ray.get(done[0]).sum())
+    return total
+
+
+def one_by_one_but_keeps_references(load, days):
+    refs, total = [], 0.0
+    for day in range(days):
+        refs.append(load.remote(day))
+        total += float(ray.get(refs[-1]).sum())
+    return total
+
+
+def one_by_one_but_keeps_arrays(load, days):
+    arrays = []
+    for day in range(days):
+        arrays.append(ray.get(load.remote(day)))
+    return float(sum(array.sum() for array in arrays))
+
+
+def keeps_slices(load, days):
+    return float(np.concatenate([ray.get(load.remote(day))[:] for day in range(days)]).sum())
+
+
+def too_many_ahead(load, days):
+    refs, total = [], 0.0
+    for day in range(days):
+        refs.append(load.remote(day))
+        if len(refs) == 6:
+            total += float(ray.get(refs.pop(0)).sum())
+    return total + sum(float(ray.get(ref).sum()) for ref in refs)
+
+
+def forgets_the_last_day(load, days):
+    return sum(float(ray.get(load.remote(day)).sum()) for day in range(days - 1))
+
+
+def days_from_one(load, days):
+    return sum(float(ray.get(load.remote(day)).sum()) for day in range(1, days + 1))
+
+
+def loads_without_remote(load, days):
+    return sum(float(load(day).sum()) for day in range(days))
+
+
+def sum_of_means(load, days):
+    return sum(float(ray.get(load.remote(day)).mean()) for day in range(days))
+
+
+def only_the_last_sum(load, days):
+    for day in range(days):
+        array = ray.get(load.remote(day))
+    return array
+
+
+def one_day_at_a_time(load, days):
+    total = 0.0
+    for day in range(days):
+        array = ray.get(load.remote(day))
+        total += array.sum()
+    return total
+
+
+def two_days_ahead(load, days):
+    refs, total = [], 0.0
+    for day in range(days):
+        refs.append(load.remote(day))
+        if len(refs) == 3:
+            total += float(ray.get(refs.pop(0)).sum())
+    while refs:
+        total += float(ray.get(refs.pop(0)).sum())
+    return total
+
+
+@ray.remote
+def add_up(array):
+    return float(array.sum())
+
+
+def adds_up_in_tasks(load, days):
+    return sum(ray.get(add_up.options(num_cpus=0).remote(load.remote(day=day))) for day in range(days))
+
+
+def in_groups_of_three(load, days):
+    total = 0.0
+    for start in range(0, days, 3):
+        total += sum(array.sum() for array in ray.get([load.remote(d) for d in range(start, min(start + 3, days))]))
+    return total
+
+
 WRONG = {
-    (2, object_store.brighten): [
-        (brighten_in_place, "make a new array"),
-        (brighten_and_overflow, "larger type"),
-        (brighten_to_integers, "astype"),
-        (always_sixty, "what would be more than 255"),
-        (makes_writeable, "make a new array"),
-        (adds_without_a_limit, "cut what is above"),
-        (cuts_at_254, "becomes 255"),
-        (gets_the_images, "leave out ray.get"),
-        (puts_the_images, "Return the array itself"),
-        (leaves_them, "as they were"),
-        (returns_nothing, "Return the brighter images"),
-        (flattens, "Return the brighter images"),
-        (brighten_without_ray, "@ray.remote above the function"),
-    ],
     (1, object_store.share_once): [
         (passes_the_array, "ray.put it first"),
         (stores_and_passes_the_array, "ray.put it first"),
@@ -344,7 +342,7 @@ WRONG = {
         (always_four_calls, "Call it n times"),
         (stores_something_else, "one of each task"),
     ],
-    (3, object_store.mean_of_day): [
+    (2, object_store.mean_of_day): [
         (fetches_all_days, "pass only that one to ray.get"),
         (fetches_up_to_the_day, "pass only that one to ray.get"),
         (fetches_day_by_day, "pass only that one to ray.get"),
@@ -357,7 +355,7 @@ WRONG = {
         (mean_of_all_days, "mean of all days"),
         (mean_without_ray, "@ray.remote above the function"),
     ],
-    (4, object_store.first_numbers): [
+    (3, object_store.first_numbers): [
         (returns_a_slice, "Copy what you return"),
         (first_and_keeps_the_reference, "Something outlives"),
         (first_and_keeps_the_array, "Something outlives"),
@@ -370,15 +368,29 @@ WRONG = {
         (forgets_to_slice, "take its first n numbers"),
         (slices_the_reference, "Return the numbers themselves"),
     ],
+    (4, object_store.sum_of_days): [
+        (starts_all_loads, "A reference keeps its array"),
+        (one_by_one_but_keeps_arrays, "keep the sum of a day"),
+        (gets_all_days, "A reference keeps its array"),
+        (waits_but_starts_all, "A reference keeps its array"),
+        (one_by_one_but_keeps_references, "A reference keeps its array"),
+        (keeps_slices, "keep the sum of a day"),
+        (too_many_ahead, "A reference keeps its array"),
+        (forgets_the_last_day, "once for each day"),
+        (days_from_one, "once for each day"),
+        (loads_without_remote, "use load.remote(day)"),
+        (sum_of_means, "all values of all days"),
+        (only_the_last_sum, "Return the sum"),
+    ],
 }
 RIGHT = {
-    (2, object_store.brighten): [cuts_before_adding, brighten_by_comparing, brighten_a_copy, brighten_by_a_table],
     (1, object_store.share_once): [
         lambda task, array, n: ray.get([task.remote(array=ref) for ref in [ray.put(array)] * n]),
         puts_without_ray,
         stored_by_a_task,
         stored_and_named,
     ],
-    (3, object_store.mean_of_day): [one_day_in_a_list, looks_for_the_day, asks_another_task],
-    (4, object_store.first_numbers): [first_by_a_new_array, first_as_a_list, first_by_indices, first_by_a_task],
+    (2, object_store.mean_of_day): [one_day_in_a_list, looks_for_the_day, asks_another_task],
+    (3, object_store.first_numbers): [first_by_a_new_array, first_as_a_list, first_by_indices, first_by_a_task],
+    (4, object_store.sum_of_days): [one_day_at_a_time, two_days_ahead, adds_up_in_tasks, in_groups_of_three],
 }
