@@ -39,9 +39,7 @@ SMALL_READER = {"RAY_DATA_PARQUET_FOOTER_NUM_ACTORS": "2"}
 
 # Only these settings may be made smaller: they say how much there is, not how it is done.
 COUNTS = {
-    "blocks",
     "model_actors",
-    "stream_limit_mb",
     "workers",
     "cpus_per_worker",
     "epochs",

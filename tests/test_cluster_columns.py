@@ -23,13 +23,7 @@ SECONDS_PER_CELL = 600
 COLUMNS = [
     Column(
         "03_ray_data",
-        {
-            "all_images": False,
-            "blocks": 8,
-            "model_actors": 2,
-            "gpus_per_actor": 0,
-            "stream_limit_mb": 64,
-        },
+        {"model_actors": 2, "gpus_per_actor": 0},
         on_both_nodes="MapBatches(Classifier)",
         until="actors",
     ),

@@ -222,6 +222,12 @@ def test_memory_over_time_passes_errors_on_and_stops_looking() -> None:
     assert threading.active_count() == threads
 
 
+def test_the_object_store_of_no_ray_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    with pytest.raises(RuntimeError, match="call ray.init first"):
+        measure.object_store_over_time(lambda: None)
+
+
 FREED = """
 import psutil
 from helpers.measure import free_memory

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import io
 import json
 import random
 import re
+import time
 import types
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from helpers import data
+from helpers.measure import object_store_over_time
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 
@@ -152,6 +156,45 @@ def test_repeated_files_are_read_as_often_as_they_are_listed(
     files = data.repeat_files(sorted(tmp_path.glob("*.parquet")), 3, tmp_path / "copies")
     read = ray.data.read_parquet(files).map_batches(lambda batch: batch).to_pandas()
     assert np.bincount(read["id"]).tolist() == [3] * 100
+
+
+def test_what_is_in_the_object_store_is_seen(ray_session: None) -> None:
+    import ray
+
+    def put_and_drop() -> int:
+        ref = ray.put(np.zeros(5_000_000))  # 40 MB
+        time.sleep(1)
+        length = len(ray.get(ref))
+        del ref
+        time.sleep(1)
+        return length
+
+    length, seconds, mb = object_store_over_time(put_and_drop)
+    assert length == 5_000_000
+    assert len(seconds) == len(mb) > 5 and seconds == sorted(seconds)
+    assert max(mb) - mb[-1] > 35, mb
+
+
+@pytest.mark.fast
+def test_broken_rows_keep_their_bytes_and_their_reason() -> None:
+    names: dict[str, Any] = {"np": np, "Image": Image, "io": io}
+    exec(cell("03_ray_data", "def decode_or_explain("), names)
+    image = np.arange(784, dtype="uint8").reshape(28, 28)
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "png")
+    png = buffer.getvalue()
+    pngs = [png, png[:60], b"no image"]
+    rows = [names["decode_or_explain"]({"id": i, "label": 3, "png": png}) for i, png in enumerate(pngs)]
+    assert np.array_equal(rows[0]["image"], image) and rows[1]["image"].shape == (28, 28)
+    kinds = [row["error"].partition(":")[0] for row in rows]
+    assert kinds == ["", "OSError", "UnidentifiedImageError"]
+
+    columns = {name: [row[name] for row in rows] for name in ("id", "label", "png", "error")}
+    batch = {name: np.array(values, dtype=object) for name, values in columns.items()}
+    written = names["sort_out"]({**batch, "predicted": np.array([7, 8, 9])})
+    assert written["status"].tolist() == ["good", "bad", "bad"]
+    assert written["predicted"].tolist() == [7, -1, -1]
+    assert written["png"].tolist() == [b"", *pngs[1:]]
 
 
 def numbers_of_batches(shard_batches: Any, iterators: list[Any], config: dict[str, int]) -> list[int]:
