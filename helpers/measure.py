@@ -222,3 +222,22 @@ def memory_over_time(work: Callable[[], Result], pause: float = 0.05) -> tuple[R
         done.set()
         watcher.join()
     return result, seconds, used
+
+
+def cpu_seconds(pids: Mapping[str, int]) -> pd.Series:
+    """Ask processes how much CPU time they have used since they started.
+
+    Args:
+        pids: name -> number of a process on this machine.
+
+    Returns:
+        name -> seconds, of user and system time together; the difference of two calls is what
+        was used in between.
+
+    Raises:
+        psutil.NoSuchProcess: one of them has ended.
+
+    Source: psutil's cpu_times.
+    """
+    times = {name: psutil.Process(pid).cpu_times() for name, pid in pids.items()}
+    return pd.Series({name: t.user + t.system for name, t in times.items()}, dtype=float)

@@ -99,6 +99,10 @@ SPANS = [
 DRAWN: dict[str, tuple[Callable[[], None], tuple[str, ...]]] = {
     "timeline": (lambda: plots.timeline(SPANS, "Two at once"), ("Two at once", "2 pieces of work on 2 rows", "2.5")),
     "bars": (lambda: plots.bars({"serial": 2, "Ray": 1.25}, "Faster", "seconds"), ("Faster", "serial 2.00, Ray 1.25")),
+    "stacked_bars": (
+        lambda: plots.stacked_bars(pd.DataFrame({"model": [9, 1], "HTTP": [5.5, 4]}, ["one", "many"]), "Work", "ms"),
+        ("Work", "one: model 9.0, HTTP 5.5", "many: model 1.0, HTTP 4.0"),
+    ),
     "lines": (
         lambda: plots.lines({"loss": ([1, 2], [0.9, 0.25])}, "Learning", "epoch", "loss"),
         ("Learning", "loss goes from 0.9 to 0.25", "epoch"),
@@ -160,6 +164,7 @@ def test_timelines_share_a_time_axis(monkeypatch: pytest.MonkeyPatch) -> None:
     ("draw", "says"),
     [
         (lambda: plots.bars({}, "t", "s"), "at least one value"),
+        (lambda: plots.stacked_bars(pd.DataFrame(), "t", "s"), "at least one row"),
         (lambda: plots.lines({"empty": ([], [])}, "t", "x", "y"), "'empty' has none"),
         (lambda: plots.learning_curves([], "t", "x", "y", 1), "at least one curve"),
         (lambda: plots.histogram([], "t", "x"), "at least one value"),

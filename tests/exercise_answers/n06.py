@@ -1,11 +1,14 @@
-"""Answers to the exercises of notebook 06."""
+"""Answers to the exercises of notebook 06.
 
-from __future__ import annotations
+No `from __future__ import annotations` here: FastAPI could not find types that are local to a function.
+"""
 
-import math
+from typing import Annotated
 
-import numpy as np
+from fastapi import Body, FastAPI, HTTPException
+from pydantic import BaseModel, Field
 from ray import serve
+from starlette.requests import Request
 
 from helpers.exercises import serve as serving
 
@@ -46,66 +49,6 @@ def predicts_all(items, predict):
 def predicts_nothing_at_all(items, predict):
     predictions = iter(predict([item for item in items if isinstance(item, list)]))
     return [next(predictions) if isinstance(item, list) else {"error": "not a list"} for item in items]
-
-
-def customers(keep=2, decorated=True, asked=True, called=True):
-    """A deployment for exercise 3 of notebook 06; local, so that replicas need not import this module."""
-    light = serve.deployment(ray_actor_options={"num_cpus": 0.1})
-    decorate = serve.multiplexed(max_num_models_per_replica=keep) if decorated else lambda function: function
-
-    class Customers:
-        @decorate
-        async def get_model(self, name):
-            return serving.load_model(name)
-
-        async def __call__(self, text):
-            model = await self.get_model(serve.get_multiplexed_model_id() if asked else "ada")
-            return model(text) if called else "done"
-
-    return light(Customers)
-
-
-def customers_with_their_own_memory(remembered=2):
-    class Customers:
-        def __init__(self):
-            self.models = {}
-
-        async def get_model(self, name):
-            if name not in self.models and len(self.models) == remembered:
-                self.models.pop(next(iter(self.models)))
-            self.models[name] = self.models.pop(name, None) or serving.load_model(name)
-            return self.models[name]
-
-        async def __call__(self, text):
-            return (await self.get_model(serve.get_multiplexed_model_id()))(text)
-
-    return serve.deployment(ray_actor_options={"num_cpus": 0.1})(Customers)
-
-
-def customers_of_another_style(batched=False):
-    class Customers:
-        @serve.multiplexed(max_num_models_per_replica=2)
-        async def load(self, name: str):
-            return serving.load_model(name)
-
-        async def __call__(self, text: str) -> dict:
-            name = serve.get_multiplexed_model_id()
-            return (await self.load(name))(text)
-
-    options = {"num_replicas": 1, "max_ongoing_requests": 2} if batched else {}
-    return serve.deployment(ray_actor_options={"num_cpus": 0}, **options)(Customers)
-
-
-def customers_with_a_function():
-    @serve.multiplexed(max_num_models_per_replica=2)
-    async def get_model(name):
-        return serving.load_model(name)
-
-    class Customers:
-        async def __call__(self, text):
-            return (await get_model(serve.get_multiplexed_model_id()))(text)
-
-    return serve.deployment(ray_actor_options={"num_cpus": 0.1})(Customers)
 
 
 def bad_items_become_empty_lists(items, predict):
@@ -173,20 +116,116 @@ def answers_by_place(items, predict):
     return [answers[i] if i in answers else dict(error="not a list") for i in range(len(items))]
 
 
+def convert(fahrenheit):
+    return {"celsius": (fahrenheit - 32) * 5 / 9}
+
+
+def raises_when_too_cold(fahrenheit):
+    if fahrenheit < -459.67:
+        raise ValueError("too cold")
+    return convert(fahrenheit)
+
+
+def forgets_brackets(fahrenheit):
+    return {"celsius": fahrenheit - 32 * 5 / 9}
+
+
+def bare_number(fahrenheit):
+    return (fahrenheit - 32) * 5 / 9
+
+
+def temperature(smallest=-459.67, method=convert, route="/celsius"):
+    """The usual answer, with one thing changed."""
+    http = FastAPI()
+    if method is raises_when_too_cold:
+        smallest = None
+
+    class Question(BaseModel):
+        fahrenheit: float = Field(ge=smallest)
+
+    @serve.deployment(ray_actor_options={"num_cpus": 0.1})
+    @serve.ingress(http)
+    class Temperature:
+        @http.post(route)
+        async def celsius(self, question: Question):
+            return method(question.fahrenheit)
+
+    return Temperature
+
+
+def temperature_without_types():
+    http = FastAPI()
+
+    @serve.deployment(ray_actor_options={"num_cpus": 0.1})
+    @serve.ingress(http)
+    class Temperature:
+        @http.post("/celsius")
+        async def celsius(self, request: Request):
+            return convert((await request.json())["fahrenheit"])
+
+    return Temperature
+
+
+def temperature_as_a_parameter():
+    http = FastAPI()
+
+    @serve.deployment(ray_actor_options={"num_cpus": 0.1})
+    @serve.ingress(http)
+    class Temperature:
+        @http.post("/celsius")
+        async def celsius(self, fahrenheit: float):
+            return convert(fahrenheit)
+
+    return Temperature
+
+
+def temperature_that_refuses_by_itself():
+    http = FastAPI()
+
+    class Question(BaseModel):
+        fahrenheit: float
+
+    @serve.deployment(ray_actor_options={"num_cpus": 0.1})
+    @serve.ingress(http)
+    class Temperature:
+        @http.post("/celsius")
+        def celsius(self, question: Question):
+            if question.fahrenheit < -459.67:
+                raise HTTPException(422, "colder than absolute zero")
+            return convert(question.fahrenheit)
+
+    return Temperature
+
+
+def temperature_with_an_answer_model():
+    http = FastAPI()
+
+    class Reply(BaseModel):
+        celsius: float
+
+    @serve.deployment(ray_actor_options={"num_cpus": 0.1})
+    @serve.ingress(http)
+    class Temperature:
+        @http.post("/celsius")
+        async def celsius(self, fahrenheit: Annotated[float, Body(embed=True, ge=-459.67)]) -> Reply:
+            return Reply(**convert(fahrenheit))
+
+    return Temperature
+
+
 WRONG = {
-    (1, serving.replicas_needed): [
-        (lambda per_second, each, at_once: max(1, math.ceil(per_second * each)), "works on at_once"),
-        (lambda per_second, each, at_once: max(1, int(per_second * each / at_once)), "Round up"),
-        (lambda per_second, each, at_once: max(1, round(per_second * each / at_once)), "not to the nearest"),
-        (lambda per_second, each, at_once: math.ceil(per_second * each / at_once), "at least one"),
-        (lambda per_second, each, at_once: max(1, per_second * each / at_once), "whole number"),
-        (lambda per_second, each, at_once: per_second * each / at_once, "whole number"),
-        (lambda per_second, each, at_once: max(1.0, np.ceil(per_second * each / at_once)), "a float"),
-        (lambda per_second, each, at_once: math.ceil(per_second / at_once), "under way at a time"),
-        (lambda per_second, each, at_once: max(1, math.ceil(per_second / at_once)), "seconds_each counts"),
-        (lambda per_second, each, at_once: int(per_second * each / at_once) + 1, "always busy"),
-        (lambda per_second, each, at_once: max(1, math.ceil(per_second / each / at_once)), "do not divide"),
-        (lambda per_second, each, at_once: max(1, math.ceil(per_second * each * at_once)), "divide by it"),
+    (1, serving.temperature): [
+        (lambda: temperature(smallest=None), "Field(ge=-459.67)"),
+        (lambda: temperature(method=raises_when_too_cold), "a 500"),
+        (lambda: temperature_without_types(), "Give the field a type"),
+        (lambda: temperature(method=forgets_brackets), "The formula is"),
+        (lambda: temperature(method=bare_number), "the one field celsius"),
+        (lambda: temperature(smallest=-459), "itself is allowed"),
+        (lambda: temperature(smallest=0), "Only what is colder"),
+        (lambda: temperature(route="/"), "The route is"),
+        (lambda: temperature_as_a_parameter(), "The body is one object"),
+        (lambda: temperature().func_or_class, "Keep @serve.deployment"),
+        (lambda: temperature().options(ray_actor_options={"num_cpus": 2}), "Keep ray_actor_options"),
     ],
     (2, serving.answer_batch): [
         (one_call_for_each, "what a batch saves"),
@@ -204,33 +243,17 @@ WRONG = {
         (lambda items, predict: [], "answered by predict"),
         (lambda items, predict: answer_batch(items, predict) and None, "Return a list"),
     ],
-    (3, serving.multiplexed): [
-        (lambda: customers(decorated=False), "nothing is kept"),
-        (lambda: customers(keep=1), "nothing is kept"),
-        (lambda: customers(keep=3), "max_num_models_per_replica=2"),
-        (lambda: customers(asked=False), "get_multiplexed_model_id"),
-        (lambda: customers(called=False), "return what comes out"),
-        (lambda: customers_with_their_own_memory(), "above get_model"),
-        (lambda: customers().func_or_class, "Keep @serve.deployment"),
-        (lambda: customers().options(ray_actor_options={"num_cpus": 2}), "Keep ray_actor_options"),
-    ],
 }
 RIGHT = {
-    (1, serving.replicas_needed): [
-        lambda n, each, at_once: int(max(1, -(-n * each // at_once))),
-        lambda n, each, at_once: np.int64(np.ceil(max(n * each, 1e-9) / at_once)),
-        lambda n, each, at_once: next(k for k in range(1, 1000) if k * at_once >= n * each),
+    (1, serving.temperature): [
+        lambda: temperature(),
+        lambda: temperature_that_refuses_by_itself(),
+        lambda: temperature_with_an_answer_model(),
     ],
     (2, serving.answer_batch): [
         answer_batch,
         answers_in_a_tuple,
         answers_by_taking_items_away,
         answers_by_place,
-    ],
-    (3, serving.multiplexed): [
-        lambda: customers(),
-        lambda: customers_of_another_style(),
-        lambda: customers_of_another_style(batched=True),
-        lambda: customers_with_a_function(),
     ],
 }
