@@ -52,8 +52,8 @@ class LoadGenerator:
         Returns:
             A future. Its result() is a table with a row for each request, in the order of their
             ends: "start" (seconds as in time.time()), "seconds" (until the answer was read),
-            "body" (the place in bodies), "status" (of HTTP; 0: no answer) and "answer" (the
-            decoded JSON of an answer with status 200, else None).
+            "body" (the place in bodies), "status" (of HTTP; 0: no answer) and "answer" (of an
+            answer with status 200: the decoded JSON, or the text if it is none; else None).
 
         Raises:
             ValueError: there are no bodies or no clients.
@@ -186,7 +186,8 @@ async def _request(session: aiohttp.ClientSession, url: str, place: int, body: b
     try:
         async with session.post(url, data=body) as reply:
             text, status = await reply.text(), reply.status
-            answer = json.loads(text) if status == 200 else None
+            if status == 200:
+                answer = json.loads(text) if reply.content_type == "application/json" else text
     except (aiohttp.ClientError, TimeoutError):
         pass  # the status stays 0
     return {"start": start, "seconds": time.time() - start, "body": place, "status": status, "answer": answer}

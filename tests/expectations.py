@@ -364,7 +364,7 @@ EXPECTATIONS: list[Expectation] = [
     Expectation(OPERATING, "autoscaling", r"replicas: (1) at first", "replicas at first", equals="1"),
     Expectation(OPERATING, "autoscaling", r"(\d+) at most", "replicas under load", at_least=3, at_most=4),
     Expectation(OPERATING, "autoscaling", r"(\d+) at last", "replicas in the end", equals="1"),
-    Expectation(OPERATING, "autoscaling", r"and back, (\d+) failed", "failed", equals="0"),
+    Expectation(OPERATING, "autoscaling", r"(\d+) requests failed", "failed", equals="0"),
     Expectation(OPERATING, "back-pressure", r"503: (\d+)", "refused requests", at_least=20),
     Expectation(OPERATING, "back-pressure", r"answered: (\d+)", "answered requests", at_least=10),
     # On a busy machine both take longer; a refusal that waits for the queue takes as long as an answer.

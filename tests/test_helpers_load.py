@@ -33,6 +33,7 @@ class Echo(BaseHTTPRequestHandler):
             time.sleep(0.3)
         text = json.dumps({"body": body, "type": self.headers["Content-Type"]}).encode()
         self.send_response(503 if body == "no" else 200)
+        self.send_header("Content-Type", "text/plain" if body == "plain" else "application/json")
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
         self.wfile.write(text)
@@ -70,6 +71,11 @@ def test_failures_are_rows_too_and_slow_their_client_down(load: LoadGenerator, u
     assert rows["answer"][1] is None and rows["answer"][2] is None
     assert rows["start"][2] - rows["start"][1] >= 0.5
     assert summary(rows)["failed"] == (rows["status"] != 200).sum()
+
+
+def test_an_answer_that_is_no_json_is_kept_as_text(load: LoadGenerator, url: str) -> None:
+    rows = load.run(url, [b"plain"], clients=1, seconds=0.3)
+    assert json.loads(rows["answer"][0])["body"] == "plain"
 
 
 def test_start_returns_at_once_and_the_clients_are_another_process(load: LoadGenerator, url: str) -> None:
