@@ -66,9 +66,18 @@ EXERCISES = {
     for notebook, module in ANSWERS.items()
     for number, check in module.WRONG
 }
-NEEDS_RAY = {"best_config", "slow_squares", "in_batches", "spread_work", "add_names", "multiplexed", "temperature"}
+NEEDS_RAY = {
+    "best_config",
+    "slow_squares",
+    "in_batches",
+    "spread_work",
+    "add_names",
+    "multiplexed",
+    "temperature",
+    "fallback",
+}
 RAY_MODULES = ("tasks_and_actors", "actor_patterns", "object_store", "memory_under_pressure")
-OF_SERVE = (serving.multiplexed, serving.temperature)  # their answers are made when Serve runs
+OF_SERVE = (serving.multiplexed, serving.temperature, serving.fallback)  # their answers are made when Serve runs
 STORAGE = tempfile.TemporaryDirectory()  # where a notebook keeps its runs
 # Where Ray runs for each answer, so many of its wrong and of its right answers are tried in make test, and all in
 # make test-all.

@@ -131,6 +131,78 @@ def replicas_needed(answer: Callable[..., int]) -> Verdict:
     return wrong or right("enough replicas for the load, and never none.")
 
 
+class _Picky:
+    """The first of two deployments: it can't answer everything."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def answer(self, text: str) -> str:
+        self.asked.append(text)
+        if text.startswith("hard"):
+            raise ValueError("too hard")
+        if text.startswith("odd"):
+            raise KeyError(text)
+        return f"first: {text}"
+
+    async def calls(self) -> list[str]:
+        return self.asked
+
+
+class _Patient(_Picky):
+    """The second one, which answers everything."""
+
+    async def answer(self, text: str) -> str:
+        self.asked.append(text)
+        return f"second: {text}"
+
+
+QUESTIONS = {
+    "easy": "first: easy",
+    "hard": "second: hard",
+    "": "first: ",
+    "odd": "second: odd",
+    "hard again": "second: hard again",
+}
+
+
+@exercise_check
+def fallback(answer: Any) -> Verdict:
+    """Exercise 2: a deployment that asks a second one if the first one fails. Needs a running Ray."""
+    from ray import serve
+
+    if not isinstance(answer, serve.Deployment):
+        return not_right(f"a {type(answer).__name__}", "a deployment", "Keep @serve.deployment above the class.")
+    # A stub needs no replica to be found out.
+    if "NotImplementedError" in _names(answer.func_or_class, ("ask",)):
+        raise NotImplementedError
+    if float((answer.ray_actor_options or {}).get("num_cpus", 1)) > 1:
+        return not_right("a replica of more than one CPU", "0.1", "Keep ray_actor_options: it would wait without end.")
+    if (missing := without_ray()) is not None:
+        return missing
+    light = {"ray_actor_options": {"num_cpus": 0.1}}
+    first, second = (serve.deployment(**light)(kind).options(name=kind.__name__) for kind in (_Picky, _Patient))
+    try:
+        handle = serve.run(answer.bind(first.bind(), second.bind()), name="exercise-2", route_prefix="/exercise-2")
+        for question, expected in QUESTIONS.items():
+            try:
+                got = _result(handle.ask.remote(question))
+            except Exception as error:
+                hint = "Put `await self.first.answer.remote(text)` into a try; any exception means: ask the second one."
+                return not_right(f"{type(error).__name__} for {question!r}", repr(expected), hint)
+            if got != expected:
+                hint = "Return what the first one answers; if it raises, return what the second one answers."
+                return not_right(f"{got!r} for {question!r}", repr(expected), hint)
+        asked = _result(serve.get_deployment_handle("_Patient", "exercise-2").calls.remote())
+    finally:
+        serve.delete("exercise-2")
+    needed = [question for question, expected in QUESTIONS.items() if expected.startswith("second")]
+    if asked != needed:
+        hint = "Ask the second one only after the first one has failed, and once."
+        return not_right(f"the second one was asked {asked}", str(needed), hint)
+    return right("the first one answers if it can, and nobody notices when it can't.")
+
+
 BAD = {"error": "not a list"}
 BATCHES: list[list[Any]] = [
     [[1, 2], "dark", [3], None, []],
@@ -151,7 +223,7 @@ def _prediction(item: list[Any]) -> Any:
 
 @exercise_check
 def answer_batch(answer: Callable[[list[Any], Callable[[list[Any]], list[Any]]], list[Any]]) -> Verdict:
-    """Exercise 2: good items are predicted together, each bad one gets its own error."""
+    """Deep dive, exercise 3: good items are predicted together, each bad one gets its own error."""
     for items in BATCHES:
         calls: list[list[Any]] = []
 
@@ -271,9 +343,13 @@ def multiplexed(answer: Any) -> Verdict:
 
 
 def _ask(handle: Any, text: str) -> Any:
+    return _result(handle.remote(text))
+
+
+def _result(response: Any) -> Any:
     # In a thread: a notebook runs an event loop, and Serve refuses to block one.
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(lambda: handle.remote(text).result(timeout_s=20)).result()
+        return pool.submit(lambda: response.result(timeout_s=20)).result()
 
 
 def _names(cls: type, methods_of: tuple[str, ...] = ("get_model", "__call__")) -> set[str]:

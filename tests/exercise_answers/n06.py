@@ -3,6 +3,8 @@
 No `from __future__ import annotations` here: FastAPI could not find types that are local to a function.
 """
 
+import asyncio
+import contextlib
 from typing import Annotated
 
 from fastapi import Body, FastAPI, HTTPException
@@ -11,109 +13,6 @@ from ray import serve
 from starlette.requests import Request
 
 from helpers.exercises import serve as serving
-
-
-def one_call_for_each(items, predict):
-    return [predict([item])[0] if isinstance(item, list) else {"error": "not a list"} for item in items]
-
-
-def leaves_bad_items_out(items, predict):
-    good = [item for item in items if isinstance(item, list)]
-    return predict(good) if good else []
-
-
-def puts_errors_last(items, predict):
-    good = [item for item in items if isinstance(item, list)]
-    return (predict(good) if good else []) + [{"error": "not a list"}] * (len(items) - len(good))
-
-
-def finds_places_by_value(items, predict):
-    good = [item for item in items if isinstance(item, list)]
-    answers = predict(good) if good else []
-    for item in items:
-        if not isinstance(item, list):
-            answers.insert(items.index(item), {"error": "not a list"})
-    return answers
-
-
-def anything_long_is_good(items, predict):
-    good = [item for item in items if hasattr(item, "__len__") and not isinstance(item, str)]
-    predictions = iter(predict(good) if good else [])
-    return [next(predictions) if item in good else {"error": "not a list"} for item in items]
-
-
-def predicts_all(items, predict):
-    return predict(items)
-
-
-def predicts_nothing_at_all(items, predict):
-    predictions = iter(predict([item for item in items if isinstance(item, list)]))
-    return [next(predictions) if isinstance(item, list) else {"error": "not a list"} for item in items]
-
-
-def bad_items_become_empty_lists(items, predict):
-    if not any(isinstance(item, list) for item in items):
-        return [{"error": "not a list"} for _ in items]
-    answers = predict([item if isinstance(item, list) else [] for item in items])
-    return [a if isinstance(item, list) else {"error": "not a list"} for item, a in zip(items, answers, strict=True)]
-
-
-def empty_items_are_bad(items, predict):
-    good = [item for item in items if isinstance(item, list) and item]
-    predictions = iter(predict(good) if good else [])
-    return [next(predictions) if isinstance(i, list) and i else {"error": "not a list"} for i in items]
-
-
-def false_predictions_are_errors(items, predict):
-    good = [item for item in items if isinstance(item, list)]
-    predictions = iter(predict(good) if good else [])
-    return [(next(predictions) or {"error": "not a list"}) if i in good else {"error": "not a list"} for i in items]
-
-
-def predicts_each_item_once(items, predict):
-    good = []
-    for item in items:
-        if isinstance(item, list) and item not in good:
-            good.append(item)
-    answers = predict(good) if good else []
-    return [answers[good.index(i)] if isinstance(i, list) else {"error": "not a list"} for i in items]
-
-
-def says_something_else(items, predict):
-    return [{"error": "no list"} if a == {"error": "not a list"} else a for a in answer_batch(items, predict)]
-
-
-def answer_batch(items, predict):
-    good = [item for item in items if isinstance(item, list)]
-    predictions = iter(predict(good) if good else [])
-    return [next(predictions) if isinstance(item, list) else {"error": "not a list"} for item in items]
-
-
-def answers_in_a_tuple(items, predict):
-    answers = [{"error": "not a list"}] * len(items)
-    places = [i for i, item in enumerate(items) if isinstance(item, list)]
-    if places:
-        for place, answer in zip(places, predict([items[i] for i in places]), strict=True):
-            answers[place] = answer
-    return tuple(answers)
-
-
-def answers_by_taking_items_away(items, predict):
-    good = []
-    answers = []
-    while items:
-        item = items.pop(0)
-        answers.append({"error": "not a list"} if type(item) is not list else len(good))
-        if type(item) is list:
-            good.append(item)
-    predictions = predict(good) if good else []
-    return [predictions[a] if isinstance(a, int) else a for a in answers]
-
-
-def answers_by_place(items, predict):
-    good = {i: item for i, item in enumerate(items) if isinstance(item, list)}
-    answers = dict(zip(good, predict(list(good.values())), strict=True)) if good else {}
-    return [answers[i] if i in answers else dict(error="not a list") for i in range(len(items))]
 
 
 def convert(fahrenheit):
@@ -213,6 +112,87 @@ def temperature_with_an_answer_model():
     return Temperature
 
 
+async def ask_second_on_failure(self, text):
+    try:
+        return await self.first.answer.remote(text)
+    except Exception:
+        return await self.second.answer.remote(text)
+
+
+def fallback(ask=ask_second_on_failure):
+    """A deployment for exercise 2 with this method; local, so that replicas need not import this module."""
+
+    class Fallback:
+        def __init__(self, first, second):
+            self.first, self.second = first, second
+
+    Fallback.ask = ask
+    return serve.deployment(ray_actor_options={"num_cpus": 0.1})(Fallback)
+
+
+async def asks_both(self, text):
+    one, other = self.first.answer.remote(text), self.second.answer.remote(text)
+    answers = await asyncio.gather(one, other, return_exceptions=True)
+    return answers[1] if isinstance(answers[0], Exception) else answers[0]
+
+
+async def asks_the_first_only(self, text):
+    return await self.first.answer.remote(text)
+
+
+async def forgets_to_await(self, text):
+    try:
+        return self.first.answer.remote(text)
+    except Exception:
+        return self.second.answer.remote(text)
+
+
+async def asks_the_second_first(self, text):
+    try:
+        return await self.second.answer.remote(text)
+    except Exception:
+        return await self.first.answer.remote(text)
+
+
+async def returns_nothing(self, text):
+    try:
+        return await self.first.answer.remote(text)
+    except Exception:
+        await self.second.answer.remote(text)
+
+
+async def catches_one_kind(self, text):
+    try:
+        return await self.first.answer.remote(text)
+    except ValueError:
+        return await self.second.answer.remote(text)
+
+
+async def takes_empty_for_a_failure(self, text):
+    try:
+        answer = await self.first.answer.remote(text)
+    except Exception:
+        answer = ""
+    return answer if answer.removeprefix("first: ") else await self.second.answer.remote(text)
+
+
+async def one_after_the_other(self, text):
+    for model in (self.first, self.second):
+        with contextlib.suppress(Exception):
+            return await model.answer.remote(text)
+
+
+async def with_an_answer_kept(self, text):
+    answer = None
+    try:
+        answer = await self.first.answer.remote(text)
+    except BaseException:
+        answer = await self.second.answer.remote(text)
+    finally:
+        self.last = answer
+    return self.last
+
+
 WRONG = {
     (1, serving.temperature): [
         (lambda: temperature(smallest=None), "Field(ge=-459.67)"),
@@ -227,21 +207,16 @@ WRONG = {
         (lambda: temperature().func_or_class, "Keep @serve.deployment"),
         (lambda: temperature().options(ray_actor_options={"num_cpus": 2}), "Keep ray_actor_options"),
     ],
-    (2, serving.answer_batch): [
-        (one_call_for_each, "what a batch saves"),
-        (leaves_bad_items_out, "One answer for each item"),
-        (puts_errors_last, "keep the order"),
-        (finds_places_by_value, "keep the order"),
-        (anything_long_is_good, "must not get to the model"),
-        (predicts_all, "must not get to the model"),
-        (predicts_nothing_at_all, "nothing to predict"),
-        (bad_items_become_empty_lists, "Nothing takes the place"),
-        (empty_items_are_bad, "also an empty one"),
-        (false_predictions_are_errors, "can be 0 or None"),
-        (predicts_each_item_once, "one that comes twice"),
-        (says_something_else, "exactly"),
-        (lambda items, predict: [], "answered by predict"),
-        (lambda items, predict: answer_batch(items, predict) and None, "Return a list"),
+    (2, serving.fallback): [
+        (lambda: fallback(asks_both), "only after the first one has failed"),
+        (lambda: fallback(asks_the_first_only), "into a try"),
+        (lambda: fallback(forgets_to_await), "into a try"),
+        (lambda: fallback(asks_the_second_first), "Return what the first one answers"),
+        (lambda: fallback(returns_nothing), "if it raises"),
+        (lambda: fallback(catches_one_kind), "any exception"),
+        (lambda: fallback(takes_empty_for_a_failure), "Return what the first one answers"),
+        (lambda: fallback().func_or_class, "Keep @serve.deployment"),
+        (lambda: fallback().options(ray_actor_options={"num_cpus": 2}), "Keep ray_actor_options"),
     ],
 }
 RIGHT = {
@@ -250,10 +225,9 @@ RIGHT = {
         lambda: temperature_that_refuses_by_itself(),
         lambda: temperature_with_an_answer_model(),
     ],
-    (2, serving.answer_batch): [
-        answer_batch,
-        answers_in_a_tuple,
-        answers_by_taking_items_away,
-        answers_by_place,
+    (2, serving.fallback): [
+        lambda: fallback(),
+        lambda: fallback(one_after_the_other),
+        lambda: fallback(with_an_answer_kept),
     ],
 }
