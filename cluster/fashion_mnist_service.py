@@ -1,11 +1,11 @@
-"""The FashionMNIST service of notebook 06, for `serve run`, `serve build` and `serve deploy`.
+"""The service of notebook 06 as one would deploy it, for `serve run`, `serve build` and `serve deploy`.
 
-Written by tools/export_service.py from the cells of the notebook with the tag
-`service`: change them there, and run it again.
+Beside what the notebook builds, it takes JSON as well as PNG, refuses bodies and images that are
+too large before it unpacks them, bounds its queues, asks again when a replica dies, and keeps the
+interface (`Api`) and the network (`Model`) in two deployments, which can be scaled apart.
 """
 
 import asyncio
-import io
 from typing import Annotated
 
 import numpy as np
@@ -13,13 +13,13 @@ import ray
 from fastapi import Body, FastAPI, HTTPException
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, Field
 from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError
 
 from helpers import data
+from helpers.images import decode_png
 
 
 def load_network(folder):
@@ -106,22 +106,12 @@ about_http = {
 }
 
 
-def decode_png(png):
-    """The grey levels of a PNG of 28 x 28 pixels."""
+def decode(png):
+    """The grey levels of a PNG, or a sentence for whoever sent something else."""
     try:
-        with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
-            if image.size != (28, 28):
-                width, height = image.size
-                found = f"expected 28 x 28 pixels, found {width} x {height}"
-                raise HTTPException(422, f"body: {found}")
-            if image.mode.startswith("I"):  # 16 bits: convert would cut at 255
-                return (np.asarray(image.convert("I")) >> 8).astype(np.uint8)
-            return np.asarray(image.convert("L"))
-    except Image.DecompressionBombError:
-        found = "expected 28 x 28 pixels, found far more"
-        raise HTTPException(422, f"body: {found}") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
-        raise HTTPException(422, "body: expected a PNG, found none") from None
+        return decode_png(png)
+    except ValueError as problem:
+        raise HTTPException(422, f"body: {problem}") from None
 
 
 async def ask(method, picture):
@@ -161,7 +151,7 @@ class Api:
 
     @http.post("/predict/png")
     async def predict_png(self, png: Png) -> Answer:
-        return to_answer(await ask(self.model.predict_batched, decode_png(png)))
+        return to_answer(await ask(self.model.predict_batched, decode(png)))
 
 
 class Settings(BaseModel, extra="forbid"):  # a misspelt name is an error

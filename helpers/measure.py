@@ -310,3 +310,22 @@ def _over_time(
         done.set()
         watcher.join()
     return result, seconds, numbers
+
+
+def cpu_seconds(pids: Mapping[str, int]) -> pd.Series:
+    """Ask processes how much CPU time they have used since they started.
+
+    Args:
+        pids: name -> number of a process on this machine.
+
+    Returns:
+        name -> seconds, of user and system time together; the difference of two calls is what
+        was used in between.
+
+    Raises:
+        psutil.NoSuchProcess: one of them has ended.
+
+    Source: psutil's cpu_times.
+    """
+    times = {name: psutil.Process(pid).cpu_times() for name, pid in pids.items()}
+    return pd.Series({name: t.user + t.system for name, t in times.items()}, dtype=float)

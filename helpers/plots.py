@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
 # Okabe and Ito, "Color Universal Design", 2008: told apart with any colour vision.
@@ -149,6 +151,39 @@ def ranges(values: Mapping[str, Sequence[float]], title: str, unit: str, digits:
     axes.set_xlim(0, 1.35 * max(float(numbers.max()) for numbers in measured.values()))
     axes.set_xlabel(unit)
     show(figure, f"Bar chart of medians, with the smallest and the largest value. {title}. {unit}. {'; '.join(said)}.")
+
+
+def stacked_bars(parts: pd.DataFrame, title: str, unit: str, digits: int = 1) -> None:
+    """Show what a few sums consist of, as horizontal bars in pieces.
+
+    Args:
+        parts: a row for each bar, from top to bottom, and a column for each part.
+        title: what the reader should see.
+        unit: label of the axis, with the unit.
+        digits: digits after the decimal point.
+
+    Raises:
+        ValueError: there are no rows or no columns.
+
+    Source: written for this course.
+    """
+    if parts.empty:
+        raise ValueError("stacked_bars needs at least one row and one column, but the table is empty.")
+    figure, axes = _axes(title, height=1.3 + 0.5 * len(parts))
+    said, left = [], np.zeros(len(parts))
+    for column, colour in zip(parts, itertools.cycle(COLOURS), strict=False):
+        numbers = parts[column].to_numpy(dtype=float)
+        drawn = axes.barh(parts.index, numbers, left=left, color=colour, label=column)
+        # A piece too narrow for its number goes without; the axis and the text tell it.
+        shown = [f"{n:z,.{digits}f}" if n > 0.04 * parts.sum(axis=1).max() else "" for n in numbers]
+        axes.bar_label(drawn, shown, label_type="center", color="white", fontsize=9)
+        left += numbers
+    for name, row in parts.iterrows():
+        said.append(f"{name}: " + ", ".join(f"{column} {number:z,.{digits}f}" for column, number in row.items()))
+    axes.invert_yaxis()
+    axes.set_xlabel(unit)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    show(figure, f"Stacked bar chart. {title}. {unit}. {'; '.join(said)}.")
 
 
 def lines(

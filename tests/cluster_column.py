@@ -48,8 +48,6 @@ COUNTS = {
     "max_epochs",
     "replicas",
     "cpus_per_replica",
-    "ingress",
-    "cpus_per_ingress",
     "clients",
     "block",
     "blocks_per_epoch",

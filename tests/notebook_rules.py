@@ -40,7 +40,6 @@ RUFF_CONFIG = NOTEBOOKS / "ruff.toml"
 
 # These still have the pattern of before: long, exercises at the end, each with its own table of older code.
 OLD_LESSONS = (
-    "06_serve_fashion_mnist",
     "07_finetune_gptj",
     "08_serve_gptj",
 )
@@ -380,7 +379,7 @@ def first_result_comes_soon(path: Path, notebook: Any) -> list[str]:
     if not any(output_text(o).strip() or "image/png" in o.get("data", {}) for o in cell.outputs):
         problems.append(f"{_at(path, number)} has the tag first-result, but shows nothing.")
     for i, tree in _trees(notebook):
-        helpers = sorted(_imported(tree, "helpers") - {"ray_options"}) if i <= number else []
+        helpers = sorted(_imported(tree, "helpers") - {"ray_options", "free_port"}) if i <= number else []
         problems += [f"{_at(path, i)} imports {name} of helpers before the first result." for name in helpers]
     return problems
 

@@ -45,16 +45,9 @@ COLUMNS = [
     ),
     Column(
         "06_serve_fashion_mnist",
-        {
-            "replicas": 3,
-            "gpus_per_replica": 0,
-            "ingress": 2,
-            "cpus_per_ingress": 0.5,  # an update starts twice as many for a while
-            "clients": [1, 4, 16],
-            "all_pictures": False,
-        },
-        on_both_nodes="ServeReplica:fashion:Model",
-        until="bad-input",
+        {"replicas": 3, "gpus_per_replica": 0, "clients": [1, 4, 16]},
+        on_both_nodes="ServeReplica:batched:BatchedClassifier",
+        until="replicas",
     ),
     Column(
         "07_finetune_gptj",

@@ -18,6 +18,8 @@ import nbformat
 import numpy as np
 import pytest
 import torch
+from fastapi import FastAPI
+from pydantic import BaseModel
 from ray import serve, tune
 
 from helpers.exercises import one_core, start_here, tasks_and_actors, verdict, watched
@@ -36,6 +38,7 @@ from tests.exercise_answers import (
     n07,
     n08,
     one_core_well_used,
+    operating_a_service,
     trusting_asha,
 )
 from tests.notebook_outputs import is_solution, notebook_name
@@ -54,6 +57,7 @@ ANSWERS = {
     "07_finetune_gptj": n07,
     "08_serve_gptj": n08,
     "deep_dives/trusting_asha": trusting_asha,
+    "deep_dives/operating_a_service": operating_a_service,
     "deep_dives/actor_patterns": actor_patterns,
     "deep_dives/memory_under_pressure": memory_under_pressure,
 }
@@ -63,10 +67,19 @@ EXERCISES = {
     for number, check in module.WRONG
 }
 NEEDS_RAY = {
-    "best_config", "slow_squares", "in_batches", "spread_work", "add_names", "multiplexed", "steps_per_second",
+    "best_config",
+    "slow_squares",
+    "in_batches",
+    "spread_work",
+    "add_names",
+    "multiplexed",
+    "temperature",
+    "fallback",
+    "steps_per_second",
     "train_all",
-}  # fmt: skip
+}
 RAY_MODULES = ("tasks_and_actors", "actor_patterns", "object_store", "memory_under_pressure")
+OF_SERVE = (serving.multiplexed, serving.temperature, serving.fallback)  # their answers are made when Serve runs
 STORAGE = tempfile.TemporaryDirectory()  # where a notebook keeps its runs
 # Where Ray runs for each answer, so many of its wrong and of its right answers are tried in make test, and all in
 # make test-all.
@@ -101,14 +114,15 @@ def cases(which: int) -> list[Any]:
 
 
 @pytest.fixture
-def services(request: pytest.FixtureRequest) -> Callable[[Callable], None]:
+def services(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable], None]:
     """Starts what a check needs, and nothing for the many that need nothing."""
 
     def start(check: Callable) -> None:
         if needs_ray(check):
             request.getfixturevalue("ray_session")
-        if check is serving.multiplexed:
-            request.getfixturevalue("serve_port")
+        if check in OF_SERVE:
+            port = request.getfixturevalue("serve_port")
+            monkeypatch.setattr(serving, "DEFAULT_URL", f"http://127.0.0.1:{port}")
 
     return start
 
@@ -132,7 +146,7 @@ def test_wrong_answer_is_refused_with_a_hint(
     slow_start = {start_here.slow_squares: "inside the loop", one_core.train_all: "before you call ray.get"}
     if hint != slow_start.get(check, hint):
         monkeypatch.setattr(watched, "PATIENCE", 30.0)  # new processes for tasks can take long on a busy machine
-    found = check(answer() if check is serving.multiplexed else answer)
+    found = check(answer() if check in OF_SERVE else answer)
     assert found.status == "not right", found
     assert hint in found.message, found
 
@@ -140,7 +154,7 @@ def test_wrong_answer_is_refused_with_a_hint(
 @pytest.mark.parametrize(("check", "answer"), cases(2))
 def test_other_right_answer_is_accepted(services: Callable, check: Callable[[Any], Verdict], answer: Any) -> None:
     services(check)
-    found = check(answer() if check is serving.multiplexed else answer)
+    found = check(answer() if check in OF_SERVE else answer)
     assert found.status == "right", found
 
 
@@ -162,6 +176,8 @@ def verdict_of_cells(answer: str, check_cell: str, check: Callable) -> Verdict:
         "serve": serve,
         "tune": tune,
     }
+    # What the cells of 06 above its exercises have imported; None: the url of the check's own.
+    names.update(url=None, FastAPI=FastAPI, BaseModel=BaseModel)
     names.update(torch=torch, check=__import__(check.__module__, fromlist=["check"]))
     exec(answer, names)
     before, _, last = check_cell.strip().rpartition("\n")  # the first check of a lesson may import its module before

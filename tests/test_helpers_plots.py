@@ -103,6 +103,10 @@ DRAWN: dict[str, tuple[Callable[[], None], tuple[str, ...]]] = {
         lambda: plots.ranges({"one": [1, 1], "two": [1.5, 2.0, 1.75]}, "Nearly twice", "times as fast"),
         ("Nearly twice", "one: 1.00; two: 1.75 (1.50 to 2.00)", "times as fast"),
     ),
+    "stacked_bars": (
+        lambda: plots.stacked_bars(pd.DataFrame({"model": [9, 1], "HTTP": [5.5, 4]}, ["one", "many"]), "Work", "ms"),
+        ("Work", "one: model 9.0, HTTP 5.5", "many: model 1.0, HTTP 4.0"),
+    ),
     "lines": (
         lambda: plots.lines({"loss": ([1, 2], [0.9, 0.25])}, "Learning", "epoch", "loss"),
         ("Learning", "loss goes from 0.9 to 0.25", "epoch"),
@@ -166,6 +170,7 @@ def test_timelines_share_a_time_axis(monkeypatch: pytest.MonkeyPatch) -> None:
         (lambda: plots.bars({}, "t", "s"), "at least one value"),
         (lambda: plots.ranges({}, "t", "s"), "at least one measurement"),
         (lambda: plots.ranges({"one": [1.0], "two": []}, "t", "s"), "at least one measurement"),
+        (lambda: plots.stacked_bars(pd.DataFrame(), "t", "s"), "at least one row"),
         (lambda: plots.lines({"empty": ([], [])}, "t", "x", "y"), "'empty' has none"),
         (lambda: plots.learning_curves([], "t", "x", "y", 1), "at least one curve"),
         (lambda: plots.histogram([], "t", "x"), "at least one value"),

@@ -1,10 +1,11 @@
-"""The service of notebook 06 as a module: the same code, a valid config, and the parts that need no Ray."""
+"""The service that notebook 06 deploys: a valid config, the parts that need no Ray, and what its lessons end."""
 
 from __future__ import annotations
 
 import ast
 import asyncio
 import io
+import os
 import re
 import subprocess
 import sys
@@ -26,27 +27,25 @@ from ray.serve.schema import ServeDeploySchema
 
 from cluster import fashion_mnist_service as service
 from tests.services import valid_application
-from tools.export_service import MODULE, SOURCES, formatted_module
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONFIG = REPOSITORY / "cluster" / "fashion_mnist_service.yaml"
 ZEROS = [[0] * 28 for _ in range(28)]
 
 
-def code_cells() -> list[str]:
-    """The code of notebook 06, cell by cell."""
-    return [cell.source for cell in nbformat.read(SOURCES[MODULE][0], 4).cells if cell.cell_type == "code"]
+LESSON = REPOSITORY / "notebooks" / "06_serve_fashion_mnist.ipynb"
+DEEP_DIVE = REPOSITORY / "notebooks" / "deep_dives" / "operating_a_service.ipynb"
+
+
+def code_cells(notebook: Path = LESSON) -> list[str]:
+    """The code of a notebook, cell by cell."""
+    return [cell.source for cell in nbformat.read(notebook, 4).cells if cell.cell_type == "code"]
 
 
 def without_ray_shutdown(source: str) -> str:
     """A cell whose effect on Serve is tried in a Ray that other tests still need."""
     assert source.count("ray.shutdown()") == 1
     return source.replace("ray.shutdown()", "")
-
-
-@pytest.mark.fast
-def test_module_is_the_code_of_the_notebook() -> None:
-    assert formatted_module() == MODULE.read_text(), "run .venv/bin/python tools/export_service.py"
 
 
 @pytest.mark.fast
@@ -120,7 +119,7 @@ def png(width: int, height: int, mode: str = "L", kind: str = "png") -> bytes:
 @pytest.mark.fast
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_png_becomes_grey_levels(mode: str) -> None:
-    pixels = service.decode_png(png(28, 28, mode))
+    pixels = service.decode(png(28, 28, mode))
     assert pixels.shape == (28, 28) and pixels.dtype == np.uint8 and (pixels == 7).all()
 
 
@@ -129,7 +128,7 @@ def test_png_of_16_bits_keeps_its_picture() -> None:
     grey = np.arange(28 * 28, dtype=np.uint16).reshape(28, 28) % 256
     buffer = io.BytesIO()
     Image.fromarray(grey * 257).save(buffer, format="png")
-    assert (service.decode_png(buffer.getvalue()) == grey).all()
+    assert (service.decode(buffer.getvalue()) == grey).all()
 
 
 @pytest.mark.fast
@@ -174,9 +173,8 @@ def test_autoscaling_has_one_deprecated_setting_and_no_other() -> None:
 
     If this fails, look whether it reads them now: then they replace the setting in the notebook.
     """
-    (cell,) = [source for source in code_cells() if "autoscaling_config=" in source]
-    calls = [node for node in ast.walk(ast.parse(cell)) if isinstance(node, ast.keyword)]
-    (chosen,) = [ast.literal_eval(node.value) for node in calls if node.arg == "autoscaling_config"]
+    (cell,) = [source for source in code_cells(DEEP_DIVE) if "metrics_interval_s" in source]
+    (chosen,) = [ast.literal_eval(node) for node in ast.walk(ast.parse(cell)) if isinstance(node, ast.Dict)]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         AutoscalingConfig(**chosen)
@@ -187,7 +185,7 @@ class FakeServe:
     """As much of Serve as the last cell of the notebook uses: two applications of its own, one of somebody else."""
 
     def __init__(self) -> None:
-        self.applications, self.ended = {"fashion": 1, "slow": 1, "of somebody else": 1}, False
+        self.applications, self.ended = {"fashion": 1, "default": 1, "of somebody else": 1}, False
 
     def status(self) -> FakeServe:
         return self
@@ -199,20 +197,35 @@ class FakeServe:
         self.ended = True
 
 
+class Nothing:
+    """Stands for what the last cell of a notebook closes or removes."""
+
+    def close(self) -> None: ...
+
+    def unlink(self) -> None: ...
+
+
 @pytest.mark.fast
-@pytest.mark.parametrize("address", ["local", "10.0.0.1:6379"])
-def test_last_cell_ends_serve_only_on_a_cluster_of_its_own(address: str) -> None:
+@pytest.mark.parametrize("address", [None, "10.0.0.1:6379"])
+def test_last_cell_ends_serve_only_on_a_cluster_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, address: str | None
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address is not None:
+        monkeypatch.setenv("RAY_ADDRESS", address)
     fake = FakeServe()
-    exec(without_ray_shutdown(code_cells()[-1]), {"serve": fake, "connect": {"address": address}})
+    names = {"serve": fake, "os": os, "load": Nothing(), "file": Nothing()}
+    exec(without_ray_shutdown(code_cells()[-1]), names)
     assert set(fake.applications) == {"of somebody else"}
-    assert fake.ended is (address == "local")
+    assert fake.ended is (address is None)
 
 
 @pytest.mark.fast
 def test_last_cell_knows_all_applications_of_the_notebook() -> None:
-    runs = re.findall(r'serve\.run\([^;]*?name="(\w+)"', "\n".join(code_cells()), re.DOTALL)
-    named = set(re.search(r"\{(.*?)\}", code_cells()[-1]).group(1).replace('"', "").split(", "))
-    assert len(runs) >= 4 and named == set(runs)
+    code = "\n".join(code_cells())
+    runs = set(re.findall(r'name="(\w+)", route_prefix', code)) | {"default", "fashion"}
+    named = set(re.search(r"ours = \{(.*?)\}", code_cells()[-1]).group(1).replace('"', "").split(", "))
+    assert named == runs and {"single", "batched", "split"} <= runs
 
 
 @pytest.mark.fast
@@ -230,7 +243,7 @@ def test_last_cell_knows_all_applications_of_the_notebook() -> None:
 )
 def test_bad_png(body: bytes, says: str) -> None:
     with pytest.raises(HTTPException, match=says) as caught:
-        service.decode_png(body)
+        service.decode(body)
     assert caught.value.status_code == 422
 
 

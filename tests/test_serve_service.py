@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -31,7 +30,7 @@ from torchvision.datasets import FashionMNIST
 
 from helpers import data
 from tests.services import SERVE, head_of_somebody_else, wait_for
-from tests.test_serve_module import CONFIG, ZEROS, code_cells, png, without_ray_shutdown
+from tests.test_serve_module import CONFIG, ZEROS, Nothing, code_cells, png, without_ray_shutdown
 
 JSON, PNG = {"Content-Type": "application/json"}, {"Content-Type": "image/png"}
 
@@ -330,7 +329,9 @@ application = Theirs.bind()
 
 
 @pytest.mark.long
-def test_applications_of_somebody_else_outlive_the_notebook(url: str, serve_port: int, tmp_path: Path) -> None:
+def test_applications_of_somebody_else_outlive_the_notebook(
+    url: str, serve_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What the notebook deploys, and what its last cell deletes, leave two other services alone."""
     (tmp_path / "their_service.py").write_text(THEIRS)
     config = yaml.safe_load(CONFIG.read_text())
@@ -346,33 +347,35 @@ def test_applications_of_somebody_else_outlive_the_notebook(url: str, serve_port
             return "another"
 
     serve.run(Another.bind(), name="another", route_prefix="/another")
-    serve.run(Another.bind(), name="slow", route_prefix="/slow")  # the notebook's last one is called so
+    serve.run(Another.bind(), name="split", route_prefix="/split")  # one of the notebook is called so
     try:
         wait_for(lambda: answer_of(serve_port, "/theirs") == (200, "theirs"), 120)
-        # The notebook looks what runs, and sends it along.
-        (cell,) = [source for source in code_cells() if 'running if app["name"]' in source]
-        names = {"data": data, "yaml": yaml, "sys": sys, "subprocess": subprocess, "context": Context()}
-        exec(cell, names)
-        assert [app["name"] for app in names["config"]["applications"]] == ["fashion", "theirs"]
-        names["config"]["http_options"]["port"] = serve_port
-        send(names["config"], tmp_path)
+        # The notebook looks what runs, and keeps it.
+        (cell,) = [source for source in code_cells() if 'serve_command("config")' in source]
+        head, _, _ = cell.partition('serve.delete("split")')
+        names = {"data": data, "yaml": yaml, "context": Context(), "config": config, "service": ours}
+        exec(head, names)
+        assert [app["name"] for app in config["applications"]] == ["fashion", "theirs"]
+        names["deploy"]("2")
+        names["file"].unlink()
         assert serve.status().applications["theirs"].status == "RUNNING"  # or it would be DELETING now
         assert answer_of(serve_port, "/theirs") == (200, "theirs")
         assert answer_of(serve_port, "/another") == (200, "another")
 
-        used_by_others = {"address": "127.0.0.1:6379"}
-        exec(without_ray_shutdown(code_cells()[-1]), {"serve": serve, "connect": used_by_others})
-        assert not {"fashion", "slow"} & set(serve.status().applications)
+        monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")  # the notebook has joined a cluster of others
+        exec(without_ray_shutdown(code_cells()[-1]), {"serve": serve, "os": os, "load": Nothing(), "file": Nothing()})
+        monkeypatch.delenv("RAY_ADDRESS")
+        assert not {"fashion", "split"} & set(serve.status().applications)
         assert answer_of(serve_port, "/theirs") == (200, "theirs")
         assert answer_of(serve_port, "/another") == (200, "another")
 
-        # Why the notebook sends them along. If this fails, Serve keeps them by itself.
+        # As 06 says: what an earlier file started and this one leaves out is deleted. What serve.run started stays.
         send(config | {"applications": [ours]}, tmp_path)
         wait_for(lambda: "theirs" not in serve.status().applications, 120)
         assert answer_of(serve_port, "/another") == (200, "another")
         wait_for(lambda: serve.status().applications["fashion"].status == "RUNNING", 240)
     finally:
-        for name in {"another", "slow"} & set(serve.status().applications):
+        for name in {"another", "split"} & set(serve.status().applications):
             serve.delete(name)
 
 

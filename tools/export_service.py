@@ -1,10 +1,10 @@
-"""Write the services of notebooks 06 and 08 as modules, which `serve deploy` can import on a cluster.
+"""Write the service of notebook 08 as a module, which `serve deploy` can import on a cluster.
 
     .venv/bin/python tools/export_service.py
 
-The cells of a notebook that have the tag `service` go into
-cluster/<name>_service.py as they stand. There is one source, the notebook;
-tests hold that the modules are up to date.
+The cells of the notebook that have the tag `service` go into
+cluster/gptj_service.py as they stand. There is one source, the notebook;
+a test holds that the module is up to date.
 """
 
 from __future__ import annotations
@@ -16,11 +16,9 @@ from pathlib import Path
 import nbformat
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-MODULE = REPOSITORY / "cluster" / "fashion_mnist_service.py"
 GPTJ_MODULE = REPOSITORY / "cluster" / "gptj_service.py"
 # Module -> its notebook, and how the notebook's service is called.
 SOURCES = {
-    MODULE: (REPOSITORY / "notebooks" / "06_serve_fashion_mnist.ipynb", "The FashionMNIST service of notebook 06"),
     GPTJ_MODULE: (REPOSITORY / "notebooks" / "08_serve_gptj.ipynb", "The GPT-J service of notebook 08"),
 }
 TAG = "service"
@@ -37,7 +35,7 @@ application = build(Settings())  # for `serve build`, which wants an application
 """
 
 
-def module_text(module: Path = MODULE) -> str:
+def module_text(module: Path = GPTJ_MODULE) -> str:
     """A module, as its notebook has it now."""
     notebook, title = SOURCES[module]
     cells = [c for c in nbformat.read(notebook, 4).cells if TAG in c.metadata.get("tags", [])]
@@ -46,14 +44,13 @@ def module_text(module: Path = MODULE) -> str:
     return HEAD.format(title=title, tag=TAG) + "\n\n\n".join(cell.source.strip() for cell in cells) + TAIL
 
 
-def formatted_module(module: Path = MODULE) -> str:
+def formatted_module(module: Path = GPTJ_MODULE) -> str:
     """A module as it is committed: formatted like all modules."""
     command = [sys.executable, "-m", "ruff", "format", "--stdin-filename", str(module), "-"]
     return subprocess.run(command, input=module_text(module), capture_output=True, text=True, check=True).stdout
 
 
 if __name__ == "__main__":
-    MODULE.parent.mkdir(exist_ok=True)
     for path in SOURCES:
         path.write_text(formatted_module(path))
         print(f"wrote {path.relative_to(REPOSITORY)}")

@@ -1,4 +1,4 @@
-"""Checks of the exercises of notebook 06."""
+"""Checks of the exercises of notebook 06 and its deep dive operating_a_service."""
 
 from __future__ import annotations
 
@@ -8,11 +8,91 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import requests
+
 from helpers.exercises.formulas import judge_formula
 from helpers.exercises.verdict import Verdict, as_list, exercise_check, not_right, right, same, without_ray
 
-APPLICATION = "exercise-3"
+APPLICATION = "many-models"
 ASKED = ("ada", "ben", "ada", "eve", "ada", "ben")
+
+
+# Exercise 1: fahrenheit -> celsius; the coldest temperature there is, zero and a fraction among them.
+CONVERTED = {212: 100.0, 32: 0.0, -40: -40.0, 98.6: 37.0, -459.67: -273.15, 0: -17.7778, 1e6: 555537.7778}
+REFUSED: dict[str, Any] = {
+    "colder than anything": {"fahrenheit": -459.68},
+    "far too cold": {"fahrenheit": -1e9},
+    "a text": {"fahrenheit": "warm"},
+    "another name": {"celsius": 100},
+    "null": {"fahrenheit": None},
+    "a list": [212],
+    "nothing": None,
+}
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+
+@exercise_check
+def temperature(answer: Any, url: str | None = None) -> Verdict:
+    """Exercise 1: a typed deployment. Needs a running Serve, at the url."""
+    from ray import serve
+
+    if not isinstance(answer, serve.Deployment):
+        return not_right(f"a {type(answer).__name__}", "a deployment", "Keep @serve.deployment above the class.")
+    # A stub needs no replica to be found out.
+    if "NotImplementedError" in _names(answer.func_or_class, ("celsius",)):
+        raise NotImplementedError
+    if float((answer.ray_actor_options or {}).get("num_cpus", 1)) > 1:
+        return not_right("a replica of more than one CPU", "0.1", "Keep ray_actor_options: it would wait without end.")
+    if (missing := without_ray()) is not None:
+        return missing
+    try:
+        serve.run(answer.bind(), name="exercise-1", route_prefix="/exercise-1")
+        route = f"{url or DEFAULT_URL}/exercise-1/celsius"
+        return _judge_conversions(route) or _judge_refusals(route) or right("what comes in is checked, and converted.")
+    finally:
+        serve.delete("exercise-1")
+
+
+def _judge_conversions(route: str) -> Verdict | None:
+    for fahrenheit, celsius in CONVERTED.items():
+        body = {"fahrenheit": fahrenheit}
+        reply = requests.post(route, json=body, timeout=30)
+        expected = f"200 and {{'celsius': {celsius}}}"
+        if reply.status_code in (404, 405):
+            return not_right(
+                f"{reply.status_code} for POST /celsius", expected, 'The route is @celsius_http.post("/celsius").'
+            )
+        if reply.status_code == 422:
+            hint = (
+                "The body is one object with the field fahrenheit: a class with BaseModel, as the type of the argument."
+            )
+            if fahrenheit == -459.67:
+                hint = "-459.67 itself is allowed: ge, not gt."
+            elif fahrenheit < 0:
+                hint = "Only what is colder than -459.67 is refused."
+            return not_right(f"422 for {body}", expected, hint)
+        if reply.status_code != 200:
+            return not_right(f"{reply.status_code} for {body}", expected, "An error was raised in your method.")
+        got = reply.json()
+        if not isinstance(got, dict) or set(got) != {"celsius"}:
+            return not_right(f"{got} for {body}", expected, "Return an object with the one field celsius.")
+        if not isinstance(got["celsius"], (int, float)) or not math.isclose(got["celsius"], celsius, abs_tol=0.01):
+            return not_right(f"{got} for {body}", expected, "The formula is (fahrenheit - 32) * 5 / 9.")
+    return None
+
+
+def _judge_refusals(route: str) -> Verdict | None:
+    for name, body in REFUSED.items():
+        status = requests.post(route, json=body, timeout=30).status_code
+        if status == 422:
+            continue
+        hint = "Give the field a type, float, so that FastAPI checks it before your method is called."
+        if "cold" in name:
+            hint = "Give the field a smallest value: Field(ge=-459.67)."
+            if status == 500:
+                hint = "An error in the method is a 500, as if we had failed: let Field(ge=...) refuse it."
+        return not_right(f"{status} for {name}: {body}", "422", hint)
+    return None
 
 
 def _replicas(per_second: float, seconds_each: float, at_once: int = 1) -> int:
@@ -21,7 +101,7 @@ def _replicas(per_second: float, seconds_each: float, at_once: int = 1) -> int:
 
 @exercise_check
 def replicas_needed(answer: Callable[..., int]) -> Verdict:
-    """Exercise 1: the replicas that a load needs, by Little's law."""
+    """Deep dive, exercise 1: the replicas that a load needs, by Little's law."""
     loads = [(100, 0.05, 1), (90, 0.05, 2), (40, 0.25, 4), (101, 0.25, 4), (0, 1, 1), (1, 0.5, 8), (64, 0.125, 3)]
     cases: list[dict[str, Any]] = [{"per_second": n, "seconds_each": s, "at_once": a} for n, s, a in loads]
     cases += [
@@ -51,6 +131,78 @@ def replicas_needed(answer: Callable[..., int]) -> Verdict:
     return wrong or right("enough replicas for the load, and never none.")
 
 
+class _Picky:
+    """The first of two deployments: it can't answer everything."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def answer(self, text: str) -> str:
+        self.asked.append(text)
+        if text.startswith("hard"):
+            raise ValueError("too hard")
+        if text.startswith("odd"):
+            raise KeyError(text)
+        return f"first: {text}"
+
+    async def calls(self) -> list[str]:
+        return self.asked
+
+
+class _Patient(_Picky):
+    """The second one, which answers everything."""
+
+    async def answer(self, text: str) -> str:
+        self.asked.append(text)
+        return f"second: {text}"
+
+
+QUESTIONS = {
+    "easy": "first: easy",
+    "hard": "second: hard",
+    "": "first: ",
+    "odd": "second: odd",
+    "hard again": "second: hard again",
+}
+
+
+@exercise_check
+def fallback(answer: Any) -> Verdict:
+    """Exercise 2: a deployment that asks a second one if the first one fails. Needs a running Ray."""
+    from ray import serve
+
+    if not isinstance(answer, serve.Deployment):
+        return not_right(f"a {type(answer).__name__}", "a deployment", "Keep @serve.deployment above the class.")
+    # A stub needs no replica to be found out.
+    if "NotImplementedError" in _names(answer.func_or_class, ("ask",)):
+        raise NotImplementedError
+    if float((answer.ray_actor_options or {}).get("num_cpus", 1)) > 1:
+        return not_right("a replica of more than one CPU", "0.1", "Keep ray_actor_options: it would wait without end.")
+    if (missing := without_ray()) is not None:
+        return missing
+    light = {"ray_actor_options": {"num_cpus": 0.1}}
+    first, second = (serve.deployment(**light)(kind).options(name=kind.__name__) for kind in (_Picky, _Patient))
+    try:
+        handle = serve.run(answer.bind(first.bind(), second.bind()), name="exercise-2", route_prefix="/exercise-2")
+        for question, expected in QUESTIONS.items():
+            try:
+                got = _result(handle.ask.remote(question))
+            except Exception as error:
+                hint = "Put `await self.first.answer.remote(text)` into a try; any exception means: ask the second one."
+                return not_right(f"{type(error).__name__} for {question!r}", repr(expected), hint)
+            if got != expected:
+                hint = "Return what the first one answers; if it raises, return what the second one answers."
+                return not_right(f"{got!r} for {question!r}", repr(expected), hint)
+        asked = _result(serve.get_deployment_handle("_Patient", "exercise-2").calls.remote())
+    finally:
+        serve.delete("exercise-2")
+    needed = [question for question, expected in QUESTIONS.items() if expected.startswith("second")]
+    if asked != needed:
+        hint = "Ask the second one only after the first one has failed, and once."
+        return not_right(f"the second one was asked {asked}", str(needed), hint)
+    return right("the first one answers if it can, and nobody notices when it can't.")
+
+
 BAD = {"error": "not a list"}
 BATCHES: list[list[Any]] = [
     [[1, 2], "dark", [3], None, []],
@@ -71,7 +223,7 @@ def _prediction(item: list[Any]) -> Any:
 
 @exercise_check
 def answer_batch(answer: Callable[[list[Any], Callable[[list[Any]], list[Any]]], list[Any]]) -> Verdict:
-    """Exercise 2: good items are predicted together, each bad one gets its own error."""
+    """Deep dive, exercise 3: good items are predicted together, each bad one gets its own error."""
     for items in BATCHES:
         calls: list[list[Any]] = []
 
@@ -165,7 +317,7 @@ def load_model(name: str) -> Callable[[str], dict[str, Any]]:
 
 @exercise_check
 def multiplexed(answer: Any) -> Verdict:
-    """Exercise 3: one replica with several models, the last two stay loaded. Needs a running Ray."""
+    """Deep dive, exercise 2: one replica with several models, the last two stay loaded. Needs a running Ray."""
     from ray import serve
 
     if not isinstance(answer, serve.Deployment):
@@ -178,7 +330,7 @@ def multiplexed(answer: Any) -> Verdict:
     if (missing := without_ray()) is not None:
         return missing
     try:
-        handle = serve.run(answer.bind(), name=APPLICATION, route_prefix="/exercise-3")
+        handle = serve.run(answer.bind(), name=APPLICATION, route_prefix="/many-models")
         replies = []
         for name in ASKED:
             replies.append(_ask(handle.options(multiplexed_model_id=name), f"hello {name}"))
@@ -191,13 +343,17 @@ def multiplexed(answer: Any) -> Verdict:
 
 
 def _ask(handle: Any, text: str) -> Any:
+    return _result(handle.remote(text))
+
+
+def _result(response: Any) -> Any:
     # In a thread: a notebook runs an event loop, and Serve refuses to block one.
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(lambda: handle.remote(text).result(timeout_s=20)).result()
+        return pool.submit(lambda: response.result(timeout_s=20)).result()
 
 
-def _names(cls: type) -> set[str]:
-    methods = (getattr(cls, name, None) for name in ("get_model", "__call__"))
+def _names(cls: type, methods_of: tuple[str, ...] = ("get_model", "__call__")) -> set[str]:
+    methods = (getattr(cls, name, None) for name in methods_of)
     codes = (getattr(getattr(m, "__wrapped__", m), "__code__", None) for m in methods)
     return {name for code in codes if code is not None for name in code.co_names}
 

@@ -1,0 +1,193 @@
+"""Clients that send one request after the other to a service, and what came out of it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any
+
+import aiohttp
+import numpy as np
+import pandas as pd
+import psutil
+
+PAUSE_S = 0.5  # after a failure, so that a busy service isn't asked again at once
+
+
+class LoadGenerator:
+    """Clients in a process of their own, so that the notebook can do other things while they send.
+
+    Each client sends its next request as soon as the last one is answered (a closed
+    loop); after a failure it waits for half a second. Close it, or use it in a `with`.
+
+    Source: written for this course.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+        self.pid: int = self._pool.submit(_pid).result()  # the process, for whoever asks what it uses
+
+    def start(
+        self,
+        url: str,
+        bodies: Sequence[bytes],
+        clients: int,
+        seconds: float,
+        content_type: str = "application/json",
+    ) -> Future[pd.DataFrame]:
+        """Begin to send POST requests, and return at once.
+
+        Args:
+            url: where they go.
+            bodies: what is sent, one after the other, and then from the first again.
+            clients: how many of them send at the same time.
+            seconds: how long new requests are sent; those under way are waited for.
+            content_type: the header Content-Type of all requests.
+
+        Returns:
+            A future. Its result() is a table with a row for each request, in the order of their
+            ends: "start" (seconds as in time.time()), "seconds" (until the answer was read),
+            "body" (the place in bodies), "status" (of HTTP; 0: no answer) and "answer" (of an
+            answer with status 200: the decoded JSON, or the text if it is none; else None).
+
+        Raises:
+            ValueError: there are no bodies or no clients.
+        """
+        if not bodies or clients < 1:
+            raise ValueError(f"A load needs at least one body and one client, but got {len(bodies)} and {clients}.")
+        return self._pool.submit(_send, url, list(bodies), clients, seconds, content_type)
+
+    def run(
+        self,
+        url: str,
+        bodies: Sequence[bytes],
+        clients: int,
+        seconds: float,
+        content_type: str = "application/json",
+    ) -> pd.DataFrame:
+        """Do what start does, wait until it is over, and return the table."""
+        return self.start(url, bodies, clients, seconds, content_type).result()
+
+    def run_at_rate(
+        self, url: str, bodies: Sequence[bytes], rate: float, seconds: float, content_type: str = "application/json"
+    ) -> pd.DataFrame:
+        """Send POST requests at a fixed rate, however slow the answers are (an open loop).
+
+        Args:
+            url, bodies, content_type: as in start.
+            rate: requests per second, evenly spaced.
+            seconds: how long requests are sent; the answers of all of them are waited for.
+
+        Returns:
+            A table as in start.
+
+        Raises:
+            ValueError: there are no bodies, or the rate isn't above zero.
+        """
+        if not bodies or rate <= 0:
+            raise ValueError(f"A load needs at least one body and a rate above 0, but got {len(bodies)} and {rate}.")
+        return self._pool.submit(_send, url, list(bodies), None, seconds, content_type, rate).result()
+
+    def close(self) -> None:
+        """End the process, after what it is doing."""
+        self._pool.shutdown()
+
+    def __enter__(self) -> LoadGenerator:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def summary(requests: pd.DataFrame) -> dict[str, float]:
+    """Say how fast a service was.
+
+    Args:
+        requests: a table of LoadGenerator, with at least one row.
+
+    Returns:
+        "per second" (requests), "p50 ms" and "p95 ms" (within these milliseconds half and
+        95 of 100 requests were answered), "failed" (requests whose status isn't 200).
+
+    Raises:
+        ValueError: the table has no rows.
+    """
+    if requests.empty:
+        raise ValueError("summary needs at least one request, but the table is empty.")
+    span = (requests["start"] + requests["seconds"]).max() - requests["start"].min()
+    p50, p95 = requests["seconds"].quantile([0.5, 0.95]) * 1000
+    failed = int((requests["status"] != 200).sum())
+    return {"per second": len(requests) / span, "p50 ms": p50, "p95 ms": p95, "failed": failed}
+
+
+def per_second(requests: pd.DataFrame, zero: float, seconds: Iterable[int]) -> tuple[list[int], list[int]]:
+    """Count the answers in each second, for a plot.
+
+    Args:
+        requests: a table of LoadGenerator.
+        zero: the time (as in time.time()) at which second 0 begins.
+        seconds: which seconds to count, counted from zero.
+
+    Returns:
+        The seconds, and how many requests ended in each of them.
+    """
+    wanted = list(seconds)
+    ended = np.floor(requests["start"] + requests["seconds"] - zero)
+    return wanted, ended.value_counts().reindex(wanted, fill_value=0).tolist()
+
+
+def _pid() -> int:
+    return psutil.Process().pid
+
+
+def _send(
+    url: str, bodies: list[bytes], clients: int | None, seconds: float, content_type: str, rate: float = 0
+) -> pd.DataFrame:
+    return pd.DataFrame(asyncio.run(_all_requests(url, bodies, clients, seconds, content_type, rate)))
+
+
+async def _all_requests(
+    url: str, bodies: list[bytes], clients: int | None, seconds: float, content_type: str, rate: float
+) -> list[dict[str, Any]]:
+    """The rows of clients that wait for their answers, or, without clients, of requests at a rate."""
+    rows: list[dict[str, Any]] = []
+    turn, begin = itertools.count(), time.time()
+    connector = aiohttp.TCPConnector(limit=0)  # as many connections as are needed
+    async with aiohttp.ClientSession(connector=connector, headers={"Content-Type": content_type}) as session:
+
+        async def next_request() -> None:
+            place = next(turn) % len(bodies)
+            rows.append(await _request(session, url, place, bodies[place]))
+
+        async def client() -> None:
+            while time.time() < begin + seconds:
+                await next_request()
+                if rows[-1]["status"] != 200:
+                    await asyncio.sleep(PAUSE_S)
+
+        async def one_at(moment: float) -> None:
+            await asyncio.sleep(begin + moment - time.time())
+            await next_request()
+
+        if clients is None:
+            await asyncio.gather(*(one_at(i / rate) for i in range(int(rate * seconds))))
+        else:
+            await asyncio.gather(*(client() for _ in range(clients)))
+    return rows
+
+
+async def _request(session: aiohttp.ClientSession, url: str, place: int, body: bytes) -> dict[str, Any]:
+    start, status, answer = time.time(), 0, None
+    try:
+        async with session.post(url, data=body) as reply:
+            text, status = await reply.text(), reply.status
+            if status == 200:
+                answer = json.loads(text) if reply.content_type == "application/json" else text
+    except (aiohttp.ClientError, TimeoutError):
+        pass  # the status stays 0
+    return {"start": start, "seconds": time.time() - start, "body": place, "status": status, "answer": answer}
