@@ -360,13 +360,13 @@ EXPECTATIONS: list[Expectation] = [
     Expectation("06_serve_fashion_mnist", "first-result", r"^(42)$", "the first answer", equals="42"),
     Expectation("06_serve_fashion_mnist", "primer", r"pause: ([\d.]+) s", "waiting together", at_most=2.5),
     Expectation("06_serve_fashion_mnist", "primer", r"block: ([\d.]+) s", "one after the other", at_least=3),
-    Expectation("06_serve_fashion_mnist", "untyped", r"21 +200  (2121)", "a wrong answer with 200", equals="2121"),
+    Expectation("06_serve_fashion_mnist", "untyped", r"'21' +200  (2121)", "a wrong answer with 200", equals="2121"),
     Expectation("06_serve_fashion_mnist", "untyped", r"None +(\d+)", "no body, without types", equals="500"),
     Expectation("06_serve_fashion_mnist", "typed", r"many'\} +(\d+)", "a text, with types", equals="422"),
     Expectation("06_serve_fashion_mnist", "typed", r"None +(\d+)", "no body, with types", equals="422"),
     Expectation("06_serve_fashion_mnist", "answers", r"(422) expected a PNG", "no PNG", equals="422"),
     Expectation("06_serve_fashion_mnist", "answers", r"(422) expected 28 x 28", "another size", equals="422"),
-    Expectation("06_serve_fashion_mnist", "per-image", r"([\d.]+) times as fast", "a batch in the network", at_least=2),
+    Expectation("06_serve_fashion_mnist", "per-image", r"([\d.]+) times as many", "a batch in the network", at_least=2),
     # Both runs are short, and on a busy machine proxy and clients take what the replica gives away.
     Expectation(
         "06_serve_fashion_mnist",
