@@ -273,17 +273,20 @@ def object_store_over_time(work: Callable[[], Result], pause: float = 0.1) -> tu
     Raises:
         RuntimeError: Ray has not been started.
 
-    Source: written for this course; it asks what `ray memory --stats-only` asks, without starting a process each time.
+    Source: what the cluster has of the resource "object_store_memory", less what ray.available_resources() says.
     """
     import ray
-    from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 
     if not ray.is_initialized():
         raise RuntimeError(
             "object_store_over_time asks the cluster, but Ray has not been started: call ray.init first."
         )
-    state = get_state_from_address(ray.get_runtime_context().gcs_address)
-    return _over_time(work, lambda: get_memory_info_reply(state).store_stats.object_store_bytes_used / 1e6, pause)
+    name = "object_store_memory"
+
+    def used_mb() -> float:
+        return (ray.cluster_resources().get(name, 0) - ray.available_resources().get(name, 0)) / 1e6
+
+    return _over_time(work, used_mb, pause)
 
 
 def _over_time(
