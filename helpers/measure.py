@@ -56,7 +56,7 @@ def compare(ways: Mapping[str, Callable[[], object]], rounds: int = 3) -> pd.Dat
     first = next(iter(medians.values()))
     return pd.DataFrame(
         {"seconds": medians.values(), "times the first": [m / first for m in medians.values()]}, index=list(medians)
-    ).round(3)
+    ).round(6)
 
 
 def training_speed(alone: nn.Module, shared: nn.Module, rounds: int = 3) -> dict[str, float]:
