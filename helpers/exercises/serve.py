@@ -36,15 +36,8 @@ def temperature(answer: Any, url: str | None = None) -> Verdict:
     """Exercise 1: a typed deployment. Needs a running Serve, at the url."""
     from ray import serve
 
-    if not isinstance(answer, serve.Deployment):
-        return not_right(f"a {type(answer).__name__}", "a deployment", "Keep @serve.deployment above the class.")
-    # A stub needs no replica to be found out.
-    if "NotImplementedError" in _names(answer.func_or_class, ("celsius",)):
-        raise NotImplementedError
-    if float((answer.ray_actor_options or {}).get("num_cpus", 1)) > 1:
-        return not_right("a replica of more than one CPU", "0.1", "Keep ray_actor_options: it would wait without end.")
-    if (missing := without_ray()) is not None:
-        return missing
+    if (problem := _no_deployment(answer, ("celsius",))) is not None:
+        return problem
     try:
         serve.run(answer.bind(), name="exercise-1", route_prefix="/exercise-1")
         route = f"{url or DEFAULT_URL}/exercise-1/celsius"
@@ -171,15 +164,8 @@ def fallback(answer: Any) -> Verdict:
     """Exercise 2: a deployment that asks a second one if the first one fails. Needs a running Ray."""
     from ray import serve
 
-    if not isinstance(answer, serve.Deployment):
-        return not_right(f"a {type(answer).__name__}", "a deployment", "Keep @serve.deployment above the class.")
-    # A stub needs no replica to be found out.
-    if "NotImplementedError" in _names(answer.func_or_class, ("ask",)):
-        raise NotImplementedError
-    if float((answer.ray_actor_options or {}).get("num_cpus", 1)) > 1:
-        return not_right("a replica of more than one CPU", "0.1", "Keep ray_actor_options: it would wait without end.")
-    if (missing := without_ray()) is not None:
-        return missing
+    if (problem := _no_deployment(answer, ("ask",))) is not None:
+        return problem
     light = {"ray_actor_options": {"num_cpus": 0.1}}
     first, second = (serve.deployment(**light)(kind).options(name=kind.__name__) for kind in (_Picky, _Patient))
     try:
@@ -320,15 +306,8 @@ def multiplexed(answer: Any) -> Verdict:
     """Deep dive, exercise 2: one replica with several models, the last two stay loaded. Needs a running Ray."""
     from ray import serve
 
-    if not isinstance(answer, serve.Deployment):
-        return not_right(f"a {type(answer).__name__}", "a deployment", "Keep @serve.deployment above the class.")
-    # A stub or a missing method needs no replica to be found out.
-    if "NotImplementedError" in _names(answer.func_or_class):
-        raise NotImplementedError
-    if float((answer.ray_actor_options or {}).get("num_cpus", 1)) > 1:
-        return not_right("a replica of more than one CPU", "0.1", "Keep ray_actor_options: it would wait without end.")
-    if (missing := without_ray()) is not None:
-        return missing
+    if (problem := _no_deployment(answer, ("get_model", "__call__"))) is not None:
+        return problem
     try:
         handle = serve.run(answer.bind(), name=APPLICATION, route_prefix="/many-models")
         replies = []
@@ -352,7 +331,20 @@ def _result(response: Any) -> Any:
         return pool.submit(lambda: response.result(timeout_s=20)).result()
 
 
-def _names(cls: type, methods_of: tuple[str, ...] = ("get_model", "__call__")) -> set[str]:
+def _no_deployment(answer: Any, methods: tuple[str, ...]) -> Verdict | None:
+    """What keeps an answer from being deployed; raises NotImplementedError for a stub, which needs no replica."""
+    from ray import serve
+
+    if not isinstance(answer, serve.Deployment):
+        return not_right(f"a {type(answer).__name__}", "a deployment", "Keep @serve.deployment above the class.")
+    if "NotImplementedError" in _names(answer.func_or_class, methods):
+        raise NotImplementedError
+    if float((answer.ray_actor_options or {}).get("num_cpus", 1)) > 1:
+        return not_right("a replica of more than one CPU", "0.1", "Keep ray_actor_options: it would wait without end.")
+    return without_ray()
+
+
+def _names(cls: type, methods_of: tuple[str, ...]) -> set[str]:
     methods = (getattr(cls, name, None) for name in methods_of)
     codes = (getattr(getattr(m, "__wrapped__", m), "__code__", None) for m in methods)
     return {name for code in codes if code is not None for name in code.co_names}
