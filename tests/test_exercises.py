@@ -179,7 +179,8 @@ def verdict_of_cells(answer: str, check_cell: str, check: Callable) -> Verdict:
     # What the cells of 06 above its exercises have imported; None: the url of the check's own.
     names.update(url=None, FastAPI=FastAPI, BaseModel=BaseModel)
     names.update(torch=torch, check=__import__(check.__module__, fromlist=["check"]))
-    exec(answer, names)
+    # As in a notebook: this module's own `from __future__ import annotations` stays out of the cell.
+    exec(compile(answer, "cell", "exec", dont_inherit=True), names)
     before, _, last = check_cell.strip().rpartition("\n")  # the first check of a lesson may import its module before
     exec(f"{before}\nverdict = {last}", names)
     return names["verdict"]
