@@ -20,9 +20,9 @@ ASKED = ("ada", "ben", "ada", "eve", "ada", "ben")
 # Exercise 1: fahrenheit -> celsius; the coldest temperature there is, zero and a fraction among them.
 CONVERTED = {212: 100.0, 32: 0.0, -40: -40.0, 98.6: 37.0, -459.67: -273.15, 0: -17.7778, 1e6: 555537.7778}
 REFUSED: dict[str, Any] = {
+    "a text": {"fahrenheit": "warm"},
     "colder than anything": {"fahrenheit": -459.68},
     "far too cold": {"fahrenheit": -1e9},
-    "a text": {"fahrenheit": "warm"},
     "another name": {"celsius": 100},
     "null": {"fahrenheit": None},
     "a list": [212],
