@@ -204,41 +204,6 @@ def free_memory() -> None:
         library.malloc_trim(0)
 
 
-def peak_memory(work: Callable[[], Result], pause: float = 0.1) -> tuple[Result, float]:
-    """Do some work, and say how much memory was in use at most meanwhile.
-
-    Counted are this process and all that it started: a local Ray cluster with
-    its workers and its object store, but not machines elsewhere.
-
-    Args:
-        work: a function without arguments.
-        pause: seconds between two looks; what is shorter may be missed.
-
-    Returns:
-        What the work returned, and the largest sum that was seen, in GB (10**9 bytes).
-
-    Source: written for this course.
-    """
-    here = psutil.Process()
-    done = threading.Event()
-    seen = []
-
-    def look() -> None:
-        while True:
-            seen.append(memory_gb([here, *here.children(recursive=True)]))
-            if done.wait(pause):
-                return
-
-    watcher = threading.Thread(target=look, daemon=True)
-    watcher.start()
-    try:
-        result = work()
-    finally:
-        done.set()
-        watcher.join()
-    return result, max(seen)
-
-
 def memory_over_time(work: Callable[[], Result], pause: float = 0.05) -> tuple[Result, list[float], list[float]]:
     """Do some work, and note meanwhile how much memory of this machine is in use.
 

@@ -162,45 +162,6 @@ def test_folder_mb_does_not_mind_a_file_that_is_deleted_meanwhile(
     assert measure.folder_mb(tmp_path) == 0
 
 
-PEAKS = """
-import subprocess, sys, time
-import numpy as np
-from helpers.measure import peak_memory
-
-def hold(megabytes):
-    held = np.ones(megabytes * 125_000)
-    time.sleep(1)  # a busy machine looks seldom
-    return len(held)
-
-def start(code):
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
-        child.stdout.readline()
-        time.sleep(1)  # a busy machine looks seldom
-        return 0
-
-for work in (lambda: hold(1), lambda: hold(200), lambda: start(sys.argv[1])):
-    print(*peak_memory(work, pause=0.02))
-"""
-
-
-def test_peak_memory_sees_what_was_given_back_and_what_was_started() -> None:
-    # In a process of its own: the Ray of other tests is a child of this one, and its memory comes and goes.
-    command = [sys.executable, "-c", PEAKS, ALLOCATE]
-    text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
-    results, peaks = zip(*(map(float, line.split()) for line in text.splitlines()), strict=True)
-    assert results == (125_000, 25_000_000, 0)
-    nothing, held, started = peaks
-    assert 0.15 < held - nothing < 0.25
-    assert 0.1 < started - nothing < 0.16
-
-
-def test_peak_memory_passes_errors_on_and_stops_looking() -> None:
-    threads = threading.active_count()
-    with pytest.raises(ZeroDivisionError):
-        measure.peak_memory(lambda: 1 / 0)
-    assert threading.active_count() == threads
-
-
 def test_memory_over_time_looks_until_the_work_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     looks = iter(range(1, 1_000_000))
     monkeypatch.setattr(measure, "used_and_total_memory", lambda: (next(looks) * 1e9, 9e15))
