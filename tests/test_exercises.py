@@ -39,6 +39,7 @@ from tests.exercise_answers import (
     n08,
     one_core_well_used,
     operating_a_service,
+    planning_six_billion,
     trusting_asha,
 )
 from tests.notebook_outputs import is_solution, notebook_name
@@ -55,6 +56,7 @@ ANSWERS = {
     "05_tune_asha": n05,
     "06_serve_fashion_mnist": n06,
     "07_finetune_gptj": n07,
+    "deep_dives/planning_six_billion": planning_six_billion,
     "08_serve_gptj": n08,
     "deep_dives/trusting_asha": trusting_asha,
     "deep_dives/operating_a_service": operating_a_service,
@@ -77,6 +79,8 @@ NEEDS_RAY = {
     "fallback",
     "steps_per_second",
     "train_all",
+    "answers_only",
+    "overall_perplexity",
 }
 RAY_MODULES = ("tasks_and_actors", "actor_patterns", "object_store", "memory_under_pressure")
 OF_SERVE = (serving.multiplexed, serving.temperature, serving.fallback)  # their answers are made when Serve runs

@@ -1,182 +1,442 @@
-"""Checks of the exercises of notebook 07. None of them needs Ray."""
+"""Checks of the exercises of notebook 07. Ray must be running."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
 
-import torch
+import numpy as np
+import ray
 
-from helpers.exercises.formulas import judge_formula
-from helpers.exercises.verdict import Verdict, exercise_check, not_right, right
+from helpers import data
+from helpers.exercises.verdict import Verdict, as_number, exercise_check, not_right, right, without_ray
 
 OUT_OF_THE_LOSS = -100
 
-
-def _batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Padded batches with several shapes and ends of a text; the same token ends a text and fills up a row."""
-    end = 50256
-    ids = [[5, 6, 7, end, end, end], [8, end, 9, 4, 3, end], [end, end, end, 4, 5, end]]
-    mask = [[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1], [0, 0, 0, 1, 1, 1]]
-    batches = [(torch.tensor(ids), torch.tensor(mask))]
-    batches.append((torch.tensor([[9, 2, 7, 7]]), torch.tensor([[1, 1, 1, 0]])))
-    batches.append((torch.tensor([[0, 4], [3, 0], [0, 0]]), torch.tensor([[1, 1], [1, 0], [1, 0]])))  # END is 0
-    return batches
+# Exercise 1: the end token and the length of a row. The second tokenizer has an end token that is not number 0.
+ROUNDS = (("<|endoftext|>", 24), ("<|end|>", 18))
+SONG = "Sing of the sea:"  # what is sung is one token, " sea", any number of times
 
 
-@exercise_check
-def padded_labels(answer: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Verdict:
-    """Exercise 1: labels that leave padding out of the loss, but not the end of the text."""
-    results = []
-    for input_ids, mask in _batches():
-        ids_given, mask_given = input_ids.clone(), mask.clone()
-        got = answer(ids_given, mask_given)
-        if not isinstance(got, torch.Tensor) or got.shape != input_ids.shape:
-            hint = "Return one label for each token."
-            return not_right(_shown(got), f"a tensor of shape {tuple(input_ids.shape)}", hint)
-        if not torch.equal(ids_given, input_ids):
-            hint = "The model still needs the tokens as they were: change a copy, for example with masked_fill."
-            return not_right("changed input_ids", "input_ids as they were", hint)
-        if not torch.equal(mask_given, mask):
-            hint = "The model still needs the mask as it was: change nothing that you are given."
-            return not_right("a changed attention_mask", "the mask as it was", hint)
-        if got.dtype != torch.long:
-            hint = "The loss takes no other labels."
-            return not_right(f"labels of type {got.dtype}", "whole numbers (torch.long)", hint)
-        results.append(got)
-    for got, (input_ids, mask) in zip(results, _batches(), strict=True):
-        expected = input_ids.masked_fill(mask == 0, OUT_OF_THE_LOSS)
-        if not torch.equal(got, expected):
-            return not_right(got.tolist(), expected.tolist(), _labels_hint(got, input_ids, mask))
-    return right("padding is out of the loss, and the end of the text is in it.")
+@dataclass(frozen=True)
+class _Pair:
+    """The tokens of a prompt and of its answer, and the row that they become.
 
+    Attributes:
+        prompt, answer: the tokens of the two texts.
+        end: the end token.
+        length: how many tokens the row has.
+    """
 
-def _labels_hint(got: torch.Tensor, input_ids: torch.Tensor, mask: torch.Tensor) -> str:
-    expected = input_ids.masked_fill(mask == 0, OUT_OF_THE_LOSS)
-    end = input_ids[mask == 0][0]  # the token that pads
-    if torch.equal(got, input_ids):
-        return "Padding still has labels, so it is in the loss."
-    if torch.equal(got, input_ids.masked_fill(input_ids == end, OUT_OF_THE_LOSS)):
-        return "The end of a text has the same number as padding, and it is lost here: go by the attention mask."
-    if torch.equal(got, input_ids.masked_fill(mask == 1, OUT_OF_THE_LOSS)):
-        return "The other way round: -100 where the attention mask is 0."
-    if torch.equal(got[:, :-1], expected[:, 1:]):
-        return "The model itself shifts the labels by one: leave them in place."
-    if torch.equal(got, input_ids - 100 * (1 - mask)) or torch.equal(got, input_ids * mask):
-        return "Padding must become exactly -100, whatever token stands there: replace it, do not add or multiply."
-    return "Labels are the tokens, and -100 where the attention mask is 0."
+    prompt: list[int]
+    answer: list[int]
+    end: int
+    length: int
 
+    @property
+    def padding(self) -> int:
+        """How many tokens fill up the row; below 0 if the pair is too long for it."""
+        return self.length - len(self.prompt) - len(self.answer) - 1
 
-def _shown(got: object) -> str:
-    return f"a tensor of shape {tuple(got.shape)}" if isinstance(got, torch.Tensor) else f"a {type(got).__name__}"
+    def tokens(self) -> list[int]:
+        return self.prompt + self.answer + [self.end] * (1 + self.padding)
 
-
-Reports = list[dict[str, float]]
-
-
-def _mean_loss(reports: Reports) -> float:
-    return sum(r["loss"] * r["tokens"] for r in reports) / sum(r["tokens"] for r in reports)
-
-
-def _perplexity(reports: Reports) -> float:
-    return math.exp(_mean_loss(reports))
+    def labels(self, prompt: bool = False, answer: bool = True, end: bool = True, padding: bool = False) -> list[int]:
+        """The labels if these parts of the row are in the loss."""
+        parts = [(prompt, len(self.prompt)), (answer, len(self.answer)), (end, 1), (padding, self.padding)]
+        counts = [learned for learned, size in parts for _ in range(size)]
+        return [token if learned else OUT_OF_THE_LOSS for token, learned in zip(self.tokens(), counts, strict=True)]
 
 
 @exercise_check
-def overall_perplexity(answer: Callable[[Reports], float]) -> Verdict:
-    """Exercise 2: the perplexity over all tokens, from mean losses of unequal batches."""
-    batches = [
-        [(2.0, 100), (4.0, 100)],
-        [(2.0, 900), (6.0, 100)],
-        [(3.1, 70)],
-        [(5.5, 10), (1.25, 300), (2.75, 45)],
-        [(0.5, 7), (0.75, 8), (0.0, 30), (1.5, 1)],
+def answers_only(answer: Callable[[Any, Any, int], Any]) -> Verdict:
+    """Exercise 1: rows of prompt and answer, of which the answer and its end are learned."""
+    if (missing := without_ray()) is not None:
+        return missing
+    from transformers import AutoTokenizer
+
+    folder = data.tiny_gptj()
+    for end, length in ROUNDS:
+        tokenizer = AutoTokenizer.from_pretrained(folder, eos_token=end, pad_token=end)
+        if (wrong := _judge_instructions(answer, tokenizer, length)) is not None:
+            return wrong
+    return right("the model learns the answers, and where they end, and nothing else.")
+
+
+def _judge_instructions(answer: Callable[[Any, Any, int], Any], tokenizer: Any, length: int) -> Verdict | None:
+    import ray.data
+
+    texts = _instructions(tokenizer, length)
+    rows = [{"prompt": prompt, "answer": reply} for prompt, reply in texts]
+    dataset = ray.data.from_items(rows, override_num_blocks=1)
+    with _texts_tokenized_here(tokenizer) as here:
+        result = answer(dataset, tokenizer, length)
+        if not isinstance(result, ray.data.Dataset):
+            hint = "Return what flat_map, map or map_batches returns."
+            return not_right(f"a {type(result).__name__}", "a dataset", hint)
+        got = result.take_all()
+    pairs = [
+        _Pair(tokenizer(prompt)["input_ids"], tokenizer(reply)["input_ids"], tokenizer.eos_token_id, length)
+        for prompt, reply in texts
     ]
-    cases = [{"reports": [{"loss": loss, "tokens": tokens} for loss, tokens in batch]} for batch in batches]
-    once = "Average the losses first and take the exponential once: the mean of perplexities is another number."
-    mistakes: dict[str, Callable[[Reports], float]] = {
-        once: lambda reports: sum(math.exp(r["loss"]) for r in reports) / len(reports),
-        f"{once} Weighing them does not help.": lambda reports: (
-            sum(math.exp(r["loss"]) * r["tokens"] for r in reports) / sum(r["tokens"] for r in reports)
-        ),
-        "This is the mean loss: the perplexity is its exponential.": _mean_loss,
-        "A report with more tokens counts more: weigh each loss with its tokens.": lambda reports: math.exp(
-            sum(r["loss"] for r in reports) / len(reports)
-        ),
-        "The loss is in natural units: use math.exp, not a power of 2.": lambda reports: 2 ** _mean_loss(reports),
-        "The loss is in natural units: use math.exp, not a power of 10.": lambda reports: 10 ** _mean_loss(reports),
-        "This is the first report alone: take all of them.": lambda reports: _perplexity(reports[:1]),
-        "Divide by the tokens of all reports, not by their number.": lambda reports: math.exp(
-            sum(r["loss"] * r["tokens"] for r in reports) / len(reports)
-        ),
-        "A loss is a mean over tokens: weigh it with its tokens, then divide by all of them.": lambda reports: math.exp(
-            sum(r["loss"] for r in reports) / sum(r["tokens"] for r in reports)
-        ),
-        "The perplexity is the exponential of the loss, without a minus sign.": lambda reports: (
-            1 / _perplexity(reports)
-        ),
-    }
-    hint = "Weigh each loss with its tokens, divide by all tokens, and take the exponential."
-    wrong = judge_formula(answer, _perplexity, cases, mistakes, hint)
-    return wrong or right("the losses are averaged over tokens, and the exponential comes last.")
+    fitting = [pair for pair in pairs if pair.padding >= 0]
+    wrong = _wrong_rows(got, len(fitting), len(pairs)) or _wrong_arrays(got, length)
+    if wrong is not None:
+        return wrong
+    tokens = [np.asarray(row["input_ids"]).tolist() for row in got]
+    labels = [np.asarray(row["labels"]).tolist() for row in got]
+    joined = [tokenizer("".join(text))["input_ids"] for text in texts]
+    wrong = _judge_tokens(tokens, fitting, joined) or _judge_labels(tokens, labels, fitting)
+    if wrong is None and any(prompt in text for prompt, _ in texts for text in here):
+        hint = "Tokenize in the function that you give to the dataset: Ray runs it in tasks, on all CPUs."
+        return not_right("texts that were tokenized in the notebook", "work that is done in tasks of Ray", hint)
+    return wrong
 
 
-def _gpus(
-    parameters: int,
-    card_gb: float,
-    free_gb: float,
-    whole: int = 2,
-    divided: int = 14,
-    gb: int = 10**9,
-    none: int | None = None,
-    up: Callable[[float], int] = math.ceil,
-    least: int = 1,
-) -> int | None:
-    """The GPUs that stage 2 needs, or what one of the common mistakes gives."""
-    room = (card_gb - free_gb) * gb - whole * parameters
-    return max(least, up(divided * parameters / room)) if room > 0 else none
+def _instructions(tokenizer: Any, length: int) -> list[tuple[str, str]]:
+    """Prompts and answers, of which the last three are too long for a row; the one before them just fits."""
+    end, room = tokenizer.eos_token, length - len(tokenizer(SONG)["input_ids"]) - 1
+    return [
+        ("Is it late? ", "Yes."),  # joined, " Yes" has other tokens
+        ("Say no.", "Say no."),  # the same tokens, of which half are learned
+        (f"Yes{end}No{end}", "Perhaps"),
+        ("Who is Emma?\n", "A young lady, handsome, clever and rich."),
+        (SONG, " sea" * room),
+        (SONG, " sea" * (room + 1)),  # too long by its end token
+        (SONG, " sea" * (2 * length)),
+        (" sea" * length, "Yes."),
+    ]
 
 
-def _negative_gpus(parameters: int, card_gb: float, free_gb: float) -> int | None:
-    room = (card_gb - free_gb) * 10**9 - 2 * parameters
-    return math.ceil(14 * parameters / room) if room else None
+@contextmanager
+def _texts_tokenized_here(tokenizer: Any) -> Iterator[list[str]]:
+    """The texts that this kind of tokenizer gets in this process, and not in the processes of Ray."""
+    kind, seen = type(tokenizer), []
+
+    def noting(method: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(self: Any, text: Any = None, *others: Any, **options: Any) -> Any:
+            several = text if isinstance(text, (list, tuple)) else [text]
+            seen.extend(one for one in several if isinstance(one, str))
+            return method(self, text, *others, **options)
+
+        return noted
+
+    with mock.patch.object(kind, "__call__", noting(kind.__call__)):
+        with mock.patch.object(kind, "encode", noting(kind.encode)):
+            yield seen
+
+
+def _wrong_rows(got: list[dict[str, Any]], fitting: int, all_pairs: int) -> Verdict | None:
+    """The verdict if the columns are not the two, or if there are not as many rows as pairs that fit."""
+    columns = sorted({name for row in got for name in row})
+    if got and columns != ["input_ids", "labels"]:
+        return not_right(f"the columns {columns}", "input_ids and labels", "Return these two columns and no others.")
+    if len(got) == fitting:
+        return None
+    hint = "Return one row for each pair that fits; `length` counts tokens, with the end token."
+    if len(got) == all_pairs:
+        hint = "Drop a pair that is longer than `length`: cut off, its answer would have no end."
+    elif len(got) == fitting + 1:
+        hint = "The end token needs a place, too: a pair fits if its tokens and the end token are at most `length`."
+    elif len(got) == fitting - 1:
+        hint = "A pair that just fills the row with its end token fits as well: nothing else needs a place."
+    return not_right(f"{len(got)} rows", f"{fitting} for {all_pairs} pairs, of which some are too long", hint)
+
+
+def _wrong_arrays(got: list[dict[str, Any]], length: int) -> Verdict | None:
+    """The verdict if a row does not consist of `length` whole numbers."""
+    for row in got:
+        for name, value in sorted(row.items()):
+            array = np.asarray(value)
+            if array.shape != (length,):
+                hint = "Fill up each row to `length` tokens, whatever the others need."
+                return not_right(f"{name} of shape {array.shape}", f"({length},)", hint)
+            if array.dtype.kind not in "iu":
+                hint = "The loss takes no other labels, and the model no other tokens."
+                return not_right(f"{name} of type {array.dtype}", "whole numbers", hint)
+    return None
+
+
+def _judge_tokens(got: list[list[int]], pairs: list[_Pair], joined: list[list[int]]) -> Verdict | None:
+    expected = [pair.tokens() for pair in pairs]
+    if sorted(got) == sorted(expected):
+        return None
+    hint = "A row is the tokens of its prompt, those of its answer, and the end token until the row is full."
+    if any(OUT_OF_THE_LOSS in row for row in got):
+        hint = "The model still needs the tokens where there is no label: labels have to be a copy of them."
+    elif sorted(got) == sorted([pair.end] * pair.padding + pair.tokens()[: -pair.padding or None] for pair in pairs):
+        hint = "Fill up on the right: a row begins with its prompt."
+    elif all(any(row[: len(start)] == start for start in (p.prompt + p.answer for p in pairs)) for row in got):
+        hint = "The end token of this tokenizer is tokenizer.eos_token_id; it comes once after the answer and fills up."
+    elif all(any(row[: len(start)] == start for start in joined) for row in got):
+        hint = "Tokenize the prompt and the answer separately: joined, the first word of the answer has other tokens."
+    both = list(zip(got, expected, strict=True))
+    wrong = [(row, wanted) for row, wanted in both if row not in expected] or both
+    row, wanted = next((row, wanted) for row, wanted in wrong if row != wanted)
+    return not_right(f"input_ids {row}", wanted, hint)
+
+
+def _by_value(pair: _Pair, unwanted: list[int], labels: list[int]) -> list[int]:
+    return [OUT_OF_THE_LOSS if token in unwanted else label for token, label in zip(pair.tokens(), labels, strict=True)]
+
+
+def _to_the_first_end(pair: _Pair) -> list[int]:
+    """The answer is taken to end at the first end token, although a prompt may hold one."""
+    tokens = pair.tokens()
+    learned = range(len(pair.prompt), tokens.index(pair.end) + 1)
+    return [token if place in learned else OUT_OF_THE_LOSS for place, token in enumerate(tokens)]
+
+
+END_IS_LEARNED = (
+    "The end token after the answer has to be learned, or the model never stops. Padding has the same number, so go by "
+    "the place in the row, not by the number."
+)
+LABEL_MISTAKES: list[tuple[str, Callable[[_Pair], list[int]]]] = [
+    (
+        "All tokens are in the loss: put -100 on the prompt and on the padding.",
+        lambda pair: pair.labels(prompt=True, padding=True),
+    ),
+    ("Padding is still in the loss: put -100 there, too.", lambda pair: pair.labels(padding=True)),
+    ("The prompt is still in the loss: put -100 there, too.", lambda pair: pair.labels(prompt=True)),
+    (END_IS_LEARNED, lambda pair: pair.labels(end=False)),
+    (END_IS_LEARNED, lambda pair: pair.labels(prompt=True, end=False)),
+    (END_IS_LEARNED, lambda pair: _by_value(pair, [pair.end], pair.tokens())),
+    (
+        "It is the other way round: the answer and its end are learned, the prompt and the padding are not.",
+        lambda pair: pair.labels(prompt=True, answer=False, end=False, padding=True),
+    ),
+    (
+        "A token of the prompt may come in the answer as well: go by the number of tokens in the prompt.",
+        lambda pair: _by_value(pair, pair.prompt, pair.labels()),
+    ),
+    (
+        "A prompt may hold the end token as well, so the first one need not be the end: count tokens instead.",
+        _to_the_first_end,
+    ),
+]
+
+
+def _judge_labels(tokens: list[list[int]], labels: list[list[int]], pairs: list[_Pair]) -> Verdict | None:
+    by_tokens = {tuple(pair.tokens()): pair for pair in pairs}
+    rows = [(by_tokens[tuple(ids)], got) for ids, got in zip(tokens, labels, strict=True)]
+    wrong = [(pair, got) for pair, got in rows if got != pair.labels()]
+    if not wrong:
+        return None
+    hint = "Labels are the tokens of the answer and its end token, each in its place, and -100 everywhere else."
+    for text, mistake in LABEL_MISTAKES:
+        if all(got == mistake(pair) for pair, got in rows):
+            hint = text
+            break
+    else:
+        if any(all(got[a:b] == pair.labels()[c:d] for pair, got in rows) for a, b, c, d in SHIFTS):
+            hint = "The model itself shifts the labels by one: leave each in the place of its token."
+        elif all(_same_where_learned(pair, got) for pair, got in rows):
+            hint = "Only the label -100 is left out of the loss: any other number is taken for a token."
+    pair, got = wrong[0]
+    return not_right(f"labels {got} for input_ids {pair.tokens()}", pair.labels(), hint)
+
+
+SHIFTS = ((None, -1, 1, None), (1, None, None, -1))  # to the left, to the right
+
+
+def _same_where_learned(pair: _Pair, got: list[int]) -> bool:
+    """Whether the labels are right but for what stands where there should be -100: one other number."""
+    expected = pair.labels()
+    others = {label for label, wanted in zip(got, expected, strict=True) if wanted == OUT_OF_THE_LOSS}
+    learned = [label for label, wanted in zip(got, expected, strict=True) if wanted != OUT_OF_THE_LOSS]
+    return len(others) == 1 and learned == [wanted for wanted in expected if wanted != OUT_OF_THE_LOSS]
+
+
+# Exercise 2: rows of so many tokens, of which a model takes so many at a time.
+ROWS, WIDTH, MOST_ROWS = 44, 12, 8
+
+
+@dataclass(frozen=True)
+class _Report:
+    """What a call of `measure` returned, and where it was made.
+
+    Attributes:
+        loss: the mean over the tokens of this batch.
+        tokens: how many of them have a label.
+        rows: the numbers of the rows of this batch.
+        worker: Ray's name of the process.
+        task: Ray's name of the task in it.
+    """
+
+    loss: float
+    tokens: int
+    rows: tuple[int, ...]
+    worker: str
+    task: str
+
+
+@ray.remote(num_cpus=0)
+class _Reports:
+    """Collects reports from all processes."""
+
+    def __init__(self) -> None:
+        self.reports: list[_Report] = []
+
+    def add(self, report: _Report) -> None:
+        self.reports.append(report)
+
+    def all(self) -> list[_Report]:
+        return self.reports
+
+
+def _held_out() -> list[dict[str, np.ndarray]]:
+    """Rows whose first token is their number; later rows have fewer tokens in the loss, and a higher loss."""
+    random = np.random.default_rng(7)
+    rows = []
+    for number in range(ROWS):
+        tokens, low, high = (int(random.integers(8, WIDTH)), 30, 190) if number < 27 else (number % 3 + 1, 290, 640)
+        ids = np.array([number, *random.integers(low, high, WIDTH - 1)])
+        labels = ids.copy()
+        labels[0] = OUT_OF_THE_LOSS  # nothing comes before it
+        labels[1 + tokens :] = OUT_OF_THE_LOSS
+        rows.append({"input_ids": ids, "labels": labels})
+    return rows
+
+
+def _measure_that_reports(reports: Any) -> Callable[[dict[str, Any]], tuple[float, int]]:
+    """Stands for a pass through a model: the loss of a token is a hundredth of its number."""
+    here = ray.get_runtime_context().get_worker_id()
+
+    def measure(batch: dict[str, Any]) -> tuple[float, int]:
+        ids, labels = (np.stack([np.asarray(row) for row in batch[name]]) for name in ("input_ids", "labels"))
+        if ids.ndim != 2:
+            raise ValueError("measure takes a batch: input_ids of shape (rows, tokens)")
+        if len(ids) > MOST_ROWS:
+            raise ValueError(f"measure takes at most {MOST_ROWS} rows at a time, and got {len(ids)}")
+        learned = labels != OUT_OF_THE_LOSS
+        loss, tokens = float(ids[learned].mean()) / 100, int(learned.sum())
+        context = ray.get_runtime_context()
+        worker = context.get_worker_id()
+        task = "" if worker == here else context.get_task_id() or ""
+        ray.get(reports.add.remote(_Report(loss, tokens, tuple(ids[:, 0].tolist()), worker, task)))
+        return loss, tokens
+
+    return measure
 
 
 @exercise_check
-def gpus_needed(answer: Callable[[int, float, float], int | None]) -> Verdict:
-    """Exercise 3: the smallest number of GPUs that hold a model with ZeRO stage 2, without offloading."""
-    gptj = 6_050_882_784
-    numbers = [(gptj, 48, 20), (gptj, 80, 10), (1_300_000_000, 24, 2), (gptj, 16, 5), (1_000_000_000, 20, 4)]
-    numbers += [(1_000_000_000, 9, 0), (1_000_000_000, 2, 0), (gptj, 16, 3.5), (350_000_000, 24, 0.5), (gptj, 14.5, 2)]
-    cases = [{"parameters": p, "card_gb": c, "free_gb": f} for p, c, f in numbers]
-    mistakes: dict[str, Callable[..., int | None]] = {
-        "Stage 2 divides Adam's numbers and the gradients (14 bytes), but not the weights (2 bytes).": lambda p, c, f: (
-            _gpus(p, c, f, whole=0, divided=16)
-        ),
-        "Stage 2 divides the gradients as well: 14 of the 16 bytes.": lambda p, c, f: _gpus(
-            p, c, f, whole=4, divided=12
-        ),
-        "All in all there are 16 bytes: 2 are on every GPU, and 14 are divided, not 12.": lambda p, c, f: _gpus(
-            p, c, f, divided=12
-        ),
-        "Some memory has to stay free: subtract free_gb.": lambda p, c, f: _gpus(p, c, 0),
-        "A GB is 10**9 bytes here: 2**30 bytes are more than the card has.": lambda p, c, f: _gpus(p, c, f, gb=2**30),
-        "Round up: with one GPU less it does not fit.": lambda p, c, f: _gpus(p, c, f, up=math.floor),
-        "Round up, not to the nearest: with one GPU less it may not fit.": lambda p, c, f: _gpus(p, c, f, up=round),
-        "An exact fit needs no further GPU: use math.ceil.": lambda p, c, f: _gpus(
-            p, c, f, up=lambda exact: math.floor(exact) + 1
-        ),
-        "The weights alone do not fit, and stage 2 does not divide them: return None.": lambda p, c, f: _gpus(
-            p, c, f, none=0
-        ),
-        "A number below 0 means that the weights alone do not fit: return None.": _negative_gpus,
-        "Return a whole number of GPUs: round up.": lambda p, c, f: _gpus(p, c, f, up=lambda exact: exact),
-        "Each GPU holds the weights: subtract them from every card, not once from all.": lambda p, c, f: (
-            max(1, math.ceil(16 * p / ((c - f) * 1e9))) if (c - f) * 1e9 > 2 * p else None
-        ),
-        "It fits, if not on few GPUs: the weights take 2 bytes per parameter, and the other 14 are divided "
-        "by any number of GPUs.": lambda p, c, f: None,
-    }
-    hint = "2 bytes per parameter are on every GPU, and the other 14 are divided by the number of GPUs."
-    wrong = judge_formula(answer, _gpus, cases, mistakes, hint, whole=True)
-    return wrong or right("every GPU holds all weights and its part of the other 14 bytes.")
+def overall_perplexity(answer: Callable[[Any, Callable[..., tuple[float, int]]], Any]) -> Verdict:
+    """Exercise 2: the perplexity over all tokens of a dataset, from mean losses that tasks measure."""
+    import ray.data
+
+    if (missing := without_ray()) is not None:
+        return missing
+    notes = _Reports.remote()
+    try:
+        got = answer(ray.data.from_items(_held_out(), override_num_blocks=3), _measure_that_reports(notes))
+        reports = ray.get(notes.all.remote())
+    finally:
+        ray.kill(notes)
+    wrong = _judge_place(reports) or _judge_perplexity(got, reports) or _judge_calls(reports)
+    return wrong or right("the losses are averaged over tokens, in tasks, and the exponential comes last.")
+
+
+def _judge_place(reports: list[_Report]) -> Verdict | None:
+    """The verdict if rows were left out, or measured by the notebook itself."""
+    if not reports:
+        hint = "Give map_batches a function that calls measure with its batch."
+        return not_right("no call of measure", "a call for each batch", hint)
+    if any(report.worker == ray.get_runtime_context().get_worker_id() for report in reports):
+        hint = (
+            "iter_batches and take_all bring the rows to the notebook, which works alone: give map_batches a function "
+            "that calls measure."
+        )
+        return not_right("calls of measure in the notebook's own process", "calls in tasks of Ray", hint)
+    measured = {row for report in reports for row in report.rows}
+    if len(measured) < ROWS:
+        return not_right(f"{len(measured)} measured rows", f"all {ROWS}", "Take the whole dataset.")
+    return None
+
+
+def _judge_calls(reports: list[_Report]) -> Verdict | None:
+    """The verdict if a row was measured more than once."""
+    calls = [(report.task, row) for report in reports for row in report.rows]
+    if len(calls) == ROWS:
+        return None
+    hint = (
+        "A dataset is computed anew each time that you ask it for something: ask once, with take_all() or "
+        'sum(["...", "..."]), or materialize() it first.'
+    )
+    if len(set(calls)) < len(calls):
+        hint = "Call measure once for each batch and keep both of its numbers: each call is a pass through the model."
+    return not_right(f"the right number, but {len(calls)} measured rows", f"each of {ROWS} once", hint)
+
+
+def _mean(values: list[float], weights: list[int] | None = None) -> float:
+    return float(np.average(values, weights=weights))
+
+
+# For each mistake the hint, and the number that it gives for the losses, tokens and rows of all batches.
+PERPLEXITY_MISTAKES: list[tuple[str, Callable[[list[float], list[int], list[int]], float]]] = [
+    (
+        "Average the losses first and take the exponential once: the mean of perplexities is another number.",
+        lambda losses, tokens, rows: _mean([math.exp(loss) for loss in losses]),
+    ),
+    (
+        "Take the exponential once, of the mean loss: weighing perplexities does not help.",
+        lambda losses, tokens, rows: _mean([math.exp(loss) for loss in losses], tokens),
+    ),
+    (
+        "This is the mean loss: the perplexity is its exponential.",
+        lambda losses, tokens, rows: _mean(losses, tokens),
+    ),
+    (
+        "A batch with more tokens counts more: weigh each loss with its tokens.",
+        lambda losses, tokens, rows: math.exp(_mean(losses)),
+    ),
+    (
+        "Some tokens have no label, so rows are not equal: weigh with the number of tokens that measure returns.",
+        lambda losses, tokens, rows: math.exp(_mean(losses, rows)),
+    ),
+    (
+        "The loss is in natural units: use math.exp, not a power of 2.",
+        lambda losses, tokens, rows: 2 ** _mean(losses, tokens),
+    ),
+    (
+        "The loss is in natural units: use math.exp, not a power of 10.",
+        lambda losses, tokens, rows: 10 ** _mean(losses, tokens),
+    ),
+    (
+        "The perplexity is the exponential of the loss, without a minus sign.",
+        lambda losses, tokens, rows: math.exp(-_mean(losses, tokens)),
+    ),
+    (
+        "A loss is a mean over tokens: multiply it by its tokens, add up, and divide by all tokens.",
+        lambda losses, tokens, rows: math.exp(sum(losses) / sum(tokens)),
+    ),
+]
+
+
+def _judge_perplexity(got: Any, reports: list[_Report]) -> Verdict | None:
+    seen: set[int] = set()
+    once = []  # what a dataset that is computed twice says the second time is no news
+    for report in reports:
+        if seen.isdisjoint(report.rows):
+            once.append(report)
+        seen.update(report.rows)
+    losses, tokens = [report.loss for report in once], [report.tokens for report in once]
+    expected, number = math.exp(_mean(losses, tokens)), as_number(got)
+    if isinstance(got, ray.ObjectRef):
+        return not_right("a reference", "a number", "Return what ray.get says.")
+    if number is None:
+        return not_right(f"a {type(got).__name__}", "a number", "Return the perplexity over all tokens.")
+    if math.isclose(number, expected, rel_tol=1e-5):
+        return None
+    hint = "Weigh each loss with its tokens, divide by all tokens, and take the exponential."
+    for text, mistake in PERPLEXITY_MISTAKES:
+        if math.isclose(number, mistake(losses, tokens, [len(report.rows) for report in once]), rel_tol=1e-5):
+            hint = text
+            break
+    else:
+        if any(math.isclose(number, math.exp(loss), rel_tol=1e-5) for loss in losses):
+            hint = "This is one batch alone: take all of them."
+    return not_right(f"{number:.6g}", f"{expected:.6g}", hint)
