@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ray
+
 
 def compile_operators() -> str | None:
     """Compile the operators with which DeepSpeed runs Adam, and sums between processes, on CPUs.
@@ -115,6 +117,8 @@ def _counted(workers: int) -> str:
 def prepare_deepspeed(compiled: bool) -> None:
     """Let DeepSpeed join the process group of this worker; call it before the model is loaded.
 
+    A worker to which Ray has given no GPU keeps to its CPU, although Ray does not hide the machine's GPUs from it.
+
     With ZeRO stage 3, `from_pretrained` already divides the weights among the
     workers, so DeepSpeed has to know them by then.
 
@@ -126,6 +130,8 @@ def prepare_deepspeed(compiled: bool) -> None:
 
     Source: deepspeed/comm/torch.py of DeepSpeed 0.19 looks into this table.
     """
+    if ray.is_initialized() and not ray.get_gpu_ids():
+        os.environ["DS_ACCELERATOR"] = "cpu"
     import deepspeed
 
     _find_ninja()

@@ -8,6 +8,7 @@ import shutil
 import socket
 import sys
 import sysconfig
+import time
 from dataclasses import dataclass
 from html import escape
 from importlib.metadata import PackageNotFoundError, version
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CGROUP = Path("/sys/fs/cgroup")
+# Less than this is what a machine gives and takes all the time.
+SETTLED_BYTES = 20e6
 # The share of a disk, in use, from which on Ray 2.60 writes no objects to it.
 RAY_DISK_LIMIT = "0.95"
 # What stands in the command line of Ray's processes, and what they are; the first that fits counts.
@@ -159,16 +162,31 @@ def _memory() -> Finding:
     )
 
 
-def used_and_total_memory() -> tuple[float, float]:
+def used_and_total_memory(settle_s: float = 0.0) -> tuple[float, float]:
     """The memory in use and the memory that there is, as Ray counts them to decide when memory runs out.
 
     In a container with a limit these are the container's numbers, otherwise the machine's.
+
+    Args:
+        settle_s: for how many seconds at most to wait for processes that are just ending, until the memory in use has
+            not fallen for two seconds.
 
     Returns:
         Two numbers in bytes; what is cached from files counts as free.
 
     Source: the files are those that Ray 2.60 reads.
     """
+    used, total = _used_and_total()
+    end, quiet = time.monotonic() + settle_s, 0
+    while quiet < 4 and time.monotonic() < end:
+        time.sleep(0.5)
+        now, total = _used_and_total()
+        quiet = 0 if now < used - SETTLED_BYTES else quiet + 1
+        used = min(used, now)
+    return used, total
+
+
+def _used_and_total() -> tuple[float, float]:
     machine = psutil.virtual_memory()
     container = _cgroup_memory()
     if container is None or container[1] >= machine.total:

@@ -38,11 +38,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 NOTEBOOKS = REPOSITORY / "notebooks"
 RUFF_CONFIG = NOTEBOOKS / "ruff.toml"
 
-# These still have the pattern of before: long, exercises at the end, each with its own table of older code.
-OLD_LESSONS = (
-    "07_finetune_gptj",
-    "08_serve_gptj",
-)
+# This still has the pattern of before: long, exercises at the end, with a table of older code of its own.
+OLD_LESSONS = ("08_serve_gptj",)
 # Which '##' sections there must be, in this order; the last one ends the notebook.
 HEADINGS = {
     "lesson": ("On a cluster", "Recap"),
@@ -379,7 +376,7 @@ def first_result_comes_soon(path: Path, notebook: Any) -> list[str]:
     if not any(output_text(o).strip() or "image/png" in o.get("data", {}) for o in cell.outputs):
         problems.append(f"{_at(path, number)} has the tag first-result, but shows nothing.")
     for i, tree in _trees(notebook):
-        helpers = sorted(_imported(tree, "helpers") - {"ray_options", "free_port"}) if i <= number else []
+        helpers = sorted(_imported(tree, "helpers") - {"ray_options", "free_port", "data"}) if i <= number else []
         problems += [f"{_at(path, i)} imports {name} of helpers before the first result." for name in helpers]
     return problems
 

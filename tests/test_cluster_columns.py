@@ -59,10 +59,9 @@ COLUMNS = [
             "cpus_per_worker": 3,
             "block": 128,
             "blocks_per_epoch": 64,
-            "test_blocks": 20,
         },
         on_both_nodes="RayTrainWorker",
-        until="speed",
+        until="divided",
     ),
     Column(
         "08_serve_gptj",

@@ -14,32 +14,33 @@ OFFLINE = {"DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1", "RAY_TRAIN_HEALTH_CHE
 # Small runs of the notebook's own trainer, in 32 bits and without dropout, so that equal runs give equal numbers.
 START = """
 from pathlib import Path
-from unittest import mock
-import numpy as np
 import ray
 from helpers.session import ray_options
 
 ray.init(**ray_options(num_cpus=2))
 ray.data.DataContext.get_current().execution_options.preserve_order = True  # limit takes the same blocks each time
-globals().update(problem="not compiled here", cpu_format="fp32")
-packed_whole = packed
+numbers, packed_whole = "fp32", packed
 
 # Chance would make equal runs differ.
+import shutil
 size.model = str(shutil.copytree(data.tiny_gptj(), Path(os.environ["RAY_COURSE_RESULTS"], "without_dropout")))
 config = json.loads(Path(size.model, "config.json").read_text())
 config.update(attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0)
 Path(size.model, "config.json").write_text(json.dumps(config))
-watcher = mock.Mock(callback=ray.train.UserCallback())
 
-def packed(corpus, split):
-    return packed_whole(corpus, split).limit(VALIDATION_BLOCKS)
+def packed(corpus, split, length):
+    if split == "train":
+        return all_blocks
+    return packed_whole(corpus, split, length).limit(VALIDATION_BLOCKS)
 
 def blocks_of_text(count):
-    return packed_whole("shakespeare", "train").limit(count).materialize()
+    return packed_whole("shakespeare", "train", size.block).limit(count).materialize()
 
+runs = []
 def run(**changes):
     rehearse.run_cells(globals(), "epoch")
-    return make_trainer("test", watcher, **changes).fit()
+    runs.append(f"test{len(runs)}")
+    return make_trainer(runs[-1], **changes).fit()
 
 def log_of(result, name):
     state = json.loads(Path(result.checkpoint.path, "trainer_state.json").read_text())
@@ -86,8 +87,10 @@ all_blocks = blocks_of_text(4)
 found = {}
 for order in ("sorted", "reversed"):
     if order == "reversed":
-        def packed(corpus, split):
-            blocks = packed_whole(corpus, split).limit(41).take_batch(41)["input_ids"]
+        def packed(corpus, split, length):
+            if split == "train":
+                return all_blocks
+            blocks = packed_whole(corpus, split, length).limit(41).take_batch(41)["input_ids"]
             blocks = np.concatenate([blocks[:32][::-1], blocks[32:]])
             return ray.data.from_items([{"input_ids": block, "labels": block} for block in blocks])
     found[order] = log_of(run(), "eval_loss")
@@ -117,11 +120,15 @@ text = blocks_of_text(24)
 first = {name: value[None] for name, value in text.take(1)[0].items()}
 alike = text.map_batches(lambda batch: {name: np.repeat(first[name], len(batch[name]), axis=0) for name in batch})
 all_blocks = alike.materialize()
-size.batch_per_worker, size.eval_batch, size.zero_stage = 2, 2, STAGE  # 6 steps per epoch
+size.batch_per_worker, size.eval_batch, size.zero_stage, size.epochs = 2, 2, STAGE, 3  # 6 steps per epoch
 result = run()
 kept = {metrics["step"]: checkpoint for checkpoint, metrics in result.best_checkpoints}
-start = min(kept)
-broken = run(start_from=kept[start], save_steps=2, lose_worker_at=start + 5)
+start, of_the_lesson = min(kept), trainer_arguments
+
+def trainer_arguments(folder):
+    return {**of_the_lesson(folder), "save_steps": 2}
+
+broken = run(start_from=kept[start].path, lose_at=start + 5)
 weights, others = weights_of(result), weights_of(broken)
 begun = load_file(Path(kept[start].path, "model.safetensors"))
 found = {
@@ -136,7 +143,7 @@ found = {
 }
 size.workers = 1
 try:
-    make_trainer("other", watcher, start_from=result.checkpoint)
+    make_trainer("other", start_from=result.checkpoint.path)
 except ValueError as error:
     found["refused"] = str(error)
 print(json.dumps(found))

@@ -110,6 +110,20 @@ def test_memory_of_a_container(cgroup: Path, monkeypatch: pytest.MonkeyPatch, fi
     assert finding.advice.startswith("start the container with --memory=8g")
 
 
+def test_memory_is_read_when_ending_processes_have_given_back_theirs(
+    cgroup: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = iter([50e9, 51e9, 51e9, 51e9, 52e9, 52e9, 52e9, 52e9, 52e9, 60e9])
+    naps: list[float] = []
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: Memory(next(free), 64e9))
+    monkeypatch.setattr(machine.time, "sleep", naps.append)
+    assert machine.used_and_total_memory(settle_s=20) == (12e9, 64e9)
+    assert len(naps) == 8, "no longer than needed"
+    free = iter([50e9] * 3)
+    assert machine.used_and_total_memory() == (14e9, 64e9)
+    assert len(naps) == 8, "no nap without being asked"
+
+
 @pytest.mark.parametrize(
     "files",
     [

@@ -36,7 +36,7 @@ flowchart LR
 
 ![A worker](picture.png) and [the recap](#Recap)."""
 PIXEL = "iVBORw0KGgo="
-LESSON, OLD_LESSON = "03_lesson.ipynb", "07_finetune_gptj.ipynb"
+LESSON, OLD_LESSON = "03_lesson.ipynb", "08_serve_gptj.ipynb"
 DEEP_DIVE, REFERENCE_PAGE = f"{DEEP_DIVES}/patterns.ipynb", f"{REFERENCE}/older_code.ipynb"
 Edit = Callable[[Any], None]
 
@@ -532,7 +532,7 @@ def test_notebooks_are_found_in_all_folders(tmp_path: Path, monkeypatch: pytest.
 def test_kinds_of_notebooks(tmp_path: Path) -> None:
     names = (
         "01_a.ipynb",
-        "07_finetune_gptj.ipynb",
+        "08_serve_gptj.ipynb",
         "deep_dives/a.ipynb",
         "reference/c.ipynb",
         "solutions/a.ipynb",

@@ -21,7 +21,6 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -46,50 +45,48 @@ def run_cells(namespace: dict[str, Any], tag: str = TAG) -> None:
     lessons.run_cells(NOTEBOOK.stem, tag, namespace)
 
 
-def train(names: dict[str, Any], steps: int, **changes: Any) -> list[dict[str, float]]:
+def train(names: dict[str, Any], steps: int) -> list[dict[str, float]]:
     """Train with the notebook's functions, without checkpoints; returns what Trainer logged in each step.
 
     Args:
         names: a namespace in which `run_cells` has run; Ray is running.
         steps: at most 10.
-        **changes: settings that differ from the notebook's.
     """
     with tempfile.TemporaryDirectory() as storage:
         prepare(names, steps, storage)
         ray = names["ray"]
+        whole = names["make_trainer"]("rehearsal")
+        whole.train_loop_config["arguments"]["save_strategy"] = "no"
         trainer = ray.train.torch.TorchTrainer(
-            few_steps(names["make_hf_trainer"]),
-            train_loop_config=names["settings_of"]("rehearsal", **changes),
+            few_steps(names["build_trainer"]),
+            train_loop_config=whole.train_loop_config,
             datasets=names["datasets"],
-            scaling_config=names["scaling_config"](),
-            torch_config=names["torch_config"](),
+            scaling_config=whole.scaling_config,
+            torch_config=whole.backend_config,
             run_config=ray.train.RunConfig(
                 name="rehearsal",
                 storage_path=storage,
                 failure_config=ray.train.FailureConfig(controller_failure_limit=0),
-                logging_config=ray.train.LoggingConfig(log_level="WARNING"),
             ),
         )
         return trainer.fit().return_value
 
 
-def save_and_resume(names: dict[str, Any], steps: int, storage: Path, **changes: Any) -> list[dict[str, float]]:
+def save_and_resume(names: dict[str, Any], steps: int, storage: Path) -> list[dict[str, float]]:
     """Train and save with the notebook's own trainer, then take one more step from that checkpoint.
 
     Args:
         names: a namespace in which `run_cells` has run; Ray is running.
         steps: before the checkpoint, at most 9.
         storage: an empty folder for two checkpoints.
-        **changes: settings that differ from the notebook's.
 
     Returns:
         What Trainer logged in each step, the one after the checkpoint included.
     """
+    prepare(names, steps, str(storage))
+    first = names["make_trainer"]("saved").fit()
     prepare(names, steps + 1, str(storage))
-    nobody = SimpleNamespace(callback=names["ray"].train.UserCallback())  # watches
-    first = names["make_trainer"]("saved", nobody, max_steps=steps, save_steps=steps, **changes).fit()
-    changes.update(start_from=first.checkpoint, max_steps=steps + 1, save_steps=steps + 1)
-    resumed = names["make_trainer"]("resumed", nobody, **changes).fit()
+    resumed = names["make_trainer"]("resumed", start_from=first.checkpoint.path).fit()
     if resumed.metrics["resumed_at"] != steps:
         raise RuntimeError(f"The second run began at step {resumed.metrics['resumed_at']}, expected step {steps}.")
     return json.loads(Path(resumed.checkpoint.path, "trainer_state.json").read_text())["log_history"]
@@ -99,27 +96,27 @@ def prepare(names: dict[str, Any], steps: int, storage: str) -> None:
     """Put into the namespace what the notebook's cells between those functions would: counts, data and a folder."""
     if not 1 <= steps <= 10:
         raise SystemExit(f"--steps is {steps}, expected 1 to 10: each step of a wide model takes long.")
+    os.environ["RAY_COURSE_RESULTS"] = storage
     size, ray = names["size"], names["ray"]
+    size.epochs = 1
+    names.update(steps_per_epoch=steps)
+    names.setdefault("numbers", names["number_format"]())
     per_step = size.workers * size.batch_per_worker * size.accumulation
-    names.update(total_steps=steps, steps_per_epoch=steps + 1, blocks_per_step=per_step, storage=storage)
-    names.setdefault("problem", None)
     ray.data.DataContext.get_current().execution_options.preserve_order = True  # the same blocks each time
-    text = names["packed"]("shakespeare", "train")
+    packed = names["packed"]
     names["datasets"] = {
-        "train": text.limit(steps * per_step).materialize(),
-        "validation": text.limit(size.workers * size.eval_batch).materialize(),
+        "train": packed("shakespeare", "train", size.block).limit(steps * per_step).materialize(),
+        "validation": packed("shakespeare", "validation", size.block)
+        .limit(size.workers * size.eval_batch)
+        .materialize(),
     }
 
 
-def few_steps(make_hf_trainer: Any) -> Any:
+def few_steps(build_trainer: Any) -> Any:
     """The function that each worker runs: the notebook's Trainer, without checkpoints."""
 
     def worker(config: dict[str, Any]) -> list[dict[str, float]]:
-        from helpers.deepspeed_operators import prepare_deepspeed
-
-        prepare_deepspeed(config["compiled"])
-        trainer = make_hf_trainer(config, [])
-        trainer.args.save_strategy = "no"
+        trainer = build_trainer(config, [])
         trainer.train()
         return trainer.state.log_history
 
@@ -205,12 +202,13 @@ def rehearse(layers: int, workers: int, steps: int, free_memory: float) -> None:
     """Make the model, train it, save it and go on from there, and tell what was seen."""
     names: dict[str, Any] = {"__name__": "__main__"}
     run_cells(names)
+    numbers = names["numbers"] = names["number_format"]()
     results = REPOSITORY / "results"
     results.mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="rehearsal-", dir=results))  # /tmp may be in memory
     try:
         print(
-            f"{layers} of {MAX_LAYERS} layers, {parameters(layers):,} parameters in {names['cpu_format']}: "
+            f"{layers} of {MAX_LAYERS} layers, {parameters(layers):,} parameters in {numbers}: "
             "writing random weights ...",
             flush=True,
         )
@@ -225,10 +223,10 @@ def rehearse(layers: int, workers: int, steps: int, free_memory: float) -> None:
         names["ray"].init(**ray_options(num_cpus=size.workers, log_to_driver=False))
         problem = names["ray"].get(names["ray"].remote(num_cpus=1)(compile_operators).remote())
         print(problem or "DeepSpeed's operators are ready.", flush=True)
-        names["problem"] = problem
+        size.compiled = problem is None
         start = time.perf_counter()
         free_disk = shutil.disk_usage(folder).free
-        too_small = room_to_resume(free_memory, free_disk, layers, workers, names["cpu_format"])
+        too_small = room_to_resume(free_memory, free_disk, layers, workers, numbers)
         if too_small:
             print(f"No checkpoint is written: that {too_small}.", flush=True)
             history = train(names, steps)
