@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import ray
+import ray.train
 import torch
 from IPython.display import HTML
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
@@ -262,14 +263,13 @@ class LoseWorker(TrainerCallback):
     Args:
         rank: of the worker that is lost.
         step: after which step, counted over the whole training.
-        in_process: rank of the worker that this callback is in.
 
     Source: written for this course.
     """
 
-    def __init__(self, rank: int, step: int, in_process: int) -> None:
-        self.rank, self.step, self.in_process = rank, step, in_process
+    def __init__(self, rank: int, step: int) -> None:
+        self.rank, self.step = rank, step
 
     def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        if state.global_step == self.step and self.in_process == self.rank:
+        if state.global_step == self.step and ray.train.get_context().get_world_rank() == self.rank:
             os.kill(os.getpid(), signal.SIGKILL)

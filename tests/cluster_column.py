@@ -168,8 +168,6 @@ def two_nodes(folder: Path) -> Iterator[Cluster]:
         "RAY_TMPDIR": str(folder),
         "TMPDIR": str(folder),
         "RAY_USAGE_STATS_ENABLED": "0",
-        # What DeepSpeed has compiled for the laptop's column is found again.
-        "TORCH_EXTENSIONS_DIR": str(REPOSITORY / "results" / "torch_extensions"),
         "DS_ACCELERATOR": "cpu",  # without it, DeepSpeed looks for a GPU
         "HF_HUB_OFFLINE": "1",
         # Every node would start a process for each of its CPUs in advance.

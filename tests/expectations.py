@@ -27,6 +27,7 @@ SECONDS: dict[str, float] = {
     "deep_dives/trusting_asha": 240,
     "reference/older_code": 150,
     "07_finetune_gptj": 420,
+    "deep_dives/planning_six_billion": 170,
 }
 SECONDS_OF_OTHERS = 240
 
@@ -40,6 +41,7 @@ FINETUNE = "07_finetune_gptj"
 ONE_CORE = "deep_dives/one_core_well_used"
 TRUSTING = "deep_dives/trusting_asha"
 OPERATING = "deep_dives/operating_a_service"
+PLANNING = "deep_dives/planning_six_billion"
 
 
 def limit_of(name: str, limits: Mapping[str, float], otherwise: float) -> float:
@@ -413,7 +415,7 @@ EXPECTATIONS: list[Expectation] = [
     Expectation(
         FINETUNE, "smallest", r"'perplexity before': ([\d.]+)", "that of the base model", at_least=400, at_most=4000
     ),
-    Expectation(FINETUNE, "smallest", r"'after 24 steps': ([\d.]+)", "that after 24 steps", at_least=50, at_most=350),
+    Expectation(FINETUNE, "smallest", r"'in step 24': ([\d.]+)", "that after 24 steps", at_least=50, at_most=350),
     Expectation(FINETUNE, "padding-share", r"padded to 128: ([\d.]+)%", "the text", at_least=5, at_most=12),
     Expectation(
         FINETUNE, "packing", r"packed: ([\d.]+) times as fast as padded to 128", "the gain", at_least=8, at_most=25
@@ -429,9 +431,31 @@ EXPECTATIONS: list[Expectation] = [
     # Half of the twelve bytes, and what the file says about itself.
     Expectation(FINETUNE, "divided", r"rank_0_\S+: ([\d.]+) bytes", "the part of one worker", at_least=6, at_most=6.2),
     Expectation(FINETUNE, "divided", r"rank_1_\S+: ([\d.]+) bytes", "the part of one worker", at_least=6, at_most=6.2),
-    Expectation(FINETUNE, "divided-memory", r" 2 workers: each holds ([\d.]+)", "bytes", at_least=9, at_most=12),
+    Expectation(FINETUNE, "divided-memory", r" 2 workers: +([\d.]+) with stage 2", "bytes", equals="9.0"),
+    Expectation(FINETUNE, "divided-memory", r"16 workers: .*, +([\d.]+) with stage 3", "bytes", equals="1.0"),
     Expectation(FINETUNE, "perplexity", r"shakespeare: ([\d.]+) times lower", "what was gained", at_least=4),
     Expectation(FINETUNE, "perplexity", r"austen: ([\d.]+) times higher", "what was lost", at_least=1.2, at_most=5),
+    Expectation(PLANNING, "first-result", r"([\d,]+) parameters", "their number", equals="6,050,882,784"),
+    Expectation(PLANNING, "stages", r"stage 2 +16\.0 +9\.0 +([\d.]+)", "bytes of one of 16 workers", equals="2.88"),
+    Expectation(PLANNING, "stages", r"stage 3 +16\.0 +8\.0 +([\d.]+)", "bytes of one of 16 workers", equals="1.00"),
+    Expectation(PLANNING, "estimates", r"ZeRO 2, offload +16 +([\d.]+)", "GB of a GPU", equals="12.1"),
+    Expectation(PLANNING, "estimates", r"ZeRO 2, offload +16 +\S+ +\S+ +([\d.]+)", "DeepSpeed's GB", equals="12.1"),
+    Expectation(PLANNING, "memory-plot", r"16 GB: (.+)", "what fits", equals="ZeRO 2, offload and ZeRO 3, offload"),
+    Expectation(PLANNING, "batches", r"24 GB +(\d+ +\d+)", "without and with", equals="2             16"),
+    Expectation(PLANNING, "fewest", r"ZeRO 2 +(\d+)", "the fewest GPUs of 24 GB", equals="15"),
+    # Half of 2 (or, in 32 bits, 4), 4, 4 and 4 bytes; what cannot be halved is filled up.
+    Expectation(PLANNING, "kept", r"together ([\d.]+) times", "what is kept", at_least=0.999, at_most=1.01),
+    Expectation(PLANNING, "files", r"rank_0\S+optim_states\.pt +([\d.]+)", "Adam's part", at_least=6, at_most=6.2),
+    Expectation(PLANNING, "files", r"rank_1\S+optim_states\.pt +([\d.]+)", "Adam's part", at_least=6, at_most=6.2),
+    Expectation(PLANNING, "resumed", r"resumed at step (\d+)", "the step", equals="6"),
+    Expectation(
+        PLANNING, "refused", r"(saved by 2 workers, but 1 worker)", "why", equals="saved by 2 workers, but 1 worker"
+    ),
+    Expectation(PLANNING, "flops", r"([\d.]+) FLOPs per weight", "the rule of 6", at_least=5.8, at_most=6),
+    Expectation(PLANNING, "flops", r"([\d.]+) with checkpointing", "the rule of 8", at_least=7, at_most=8),
+    Expectation(PLANNING, "mfu", r"plain loop: .* ([\d.]+)%", "the small model's MFU", at_least=1, at_most=80),
+    Expectation(PLANNING, "price", r"24 GB, ZeRO 2, offload: MFU (\d+)%", "that of a slow network", at_most=20),
+    Expectation(PLANNING, "price", r"40 GB, ZeRO 2: MFU (\d+)%", "that of a fast network", at_least=25),
     Expectation("08_serve_gptj", "padding", r"differ by at most ([\d.]+)", "what padding changes", at_most=1e-4),
     Expectation("08_serve_gptj", "per-step", r"at once: ([\d.]+) times", "a batch in the model", at_least=2),
     Expectation("08_serve_gptj", "stream", r"tokens in (\d+) pieces", "the pieces of an answer", at_least=2),

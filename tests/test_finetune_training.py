@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.deepspeed_operators import check_workers
+from helpers.deepspeed_workers import check_workers
 from tests.test_finetune import run_with_cells
 
 OFFLINE = {"DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
@@ -43,8 +43,7 @@ def run(**changes):
     return make_trainer(runs[-1], **changes).fit()
 
 def log_of(result, name):
-    state = json.loads(Path(result.checkpoint.path, "trainer_state.json").read_text())
-    return [entry[name] for entry in state["log_history"] if name in entry]
+    return [entry[name] for entry in rehearse.log_of(result) if name in entry]
 """
 
 ACCUMULATION = (

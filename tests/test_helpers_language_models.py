@@ -8,6 +8,7 @@ import multiprocessing
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -109,7 +110,9 @@ def test_only_steps_are_timed() -> None:
 
 
 def _one_step(rank: int, step: int) -> None:
-    language_models.LoseWorker(1, 30, rank).on_step_end(None, SimpleNamespace(global_step=step), None)
+    context = SimpleNamespace(get_world_rank=lambda: rank)
+    with mock.patch("ray.train.get_context", return_value=context):
+        language_models.LoseWorker(rank=1, step=30).on_step_end(None, SimpleNamespace(global_step=step), None)
 
 
 @pytest.mark.parametrize(("rank", "step", "lost"), [(1, 30, True), (0, 30, False), (1, 29, False)])

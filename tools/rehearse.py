@@ -6,8 +6,8 @@
 Width, heads, rotary dimensions, positions and vocabulary are those of
 GPT-J-6B; the number of layers is what fits into the free memory. The weights
 are random. What the notebook does with 16 GPUs happens here with two processes
-(or one, if two do not fit): Ray Data, Ray Train, Trainer, DeepSpeed with ZeRO and
-offloading, two passes per step, activation checkpointing, a checkpoint, and one more
+(or one, if two do not fit): Ray Data, Ray Train, Trainer, DeepSpeed with ZeRO,
+two passes per step, activation checkpointing, a checkpoint, and one more
 step from that checkpoint, built by the functions of the notebook. Opt-in: it takes
 minutes, most of the machine's memory, and twice 16 bytes of disk per parameter.
 """
@@ -45,31 +45,21 @@ def run_cells(namespace: dict[str, Any], tag: str = TAG) -> None:
     lessons.run_cells(NOTEBOOK.stem, tag, namespace)
 
 
-def train(names: dict[str, Any], steps: int) -> list[dict[str, float]]:
-    """Train with the notebook's functions, without checkpoints; returns what Trainer logged in each step.
+def train(names: dict[str, Any], steps: int, storage: Path) -> list[dict[str, float]]:
+    """Train with the notebook's own trainer and save at the end; returns what Trainer logged in each step.
 
     Args:
         names: a namespace in which `run_cells` has run; Ray is running.
         steps: at most 10.
+        storage: a folder for the checkpoint.
     """
-    with tempfile.TemporaryDirectory() as storage:
-        prepare(names, steps, storage)
-        ray = names["ray"]
-        whole = names["make_trainer"]("rehearsal")
-        whole.train_loop_config["arguments"]["save_strategy"] = "no"
-        trainer = ray.train.torch.TorchTrainer(
-            few_steps(names["build_trainer"]),
-            train_loop_config=whole.train_loop_config,
-            datasets=names["datasets"],
-            scaling_config=whole.scaling_config,
-            torch_config=whole.backend_config,
-            run_config=ray.train.RunConfig(
-                name="rehearsal",
-                storage_path=storage,
-                failure_config=ray.train.FailureConfig(controller_failure_limit=0),
-            ),
-        )
-        return trainer.fit().return_value
+    prepare(names, steps, str(storage))
+    return log_of(names["make_trainer"](f"trained-{time.time_ns()}").fit())
+
+
+def log_of(result: Any) -> list[dict[str, float]]:
+    """What Trainer logged up to the newest checkpoint of a run."""
+    return json.loads(Path(result.checkpoint.path, "trainer_state.json").read_text())["log_history"]
 
 
 def save_and_resume(names: dict[str, Any], steps: int, storage: Path) -> list[dict[str, float]]:
@@ -89,7 +79,7 @@ def save_and_resume(names: dict[str, Any], steps: int, storage: Path) -> list[di
     resumed = names["make_trainer"]("resumed", start_from=first.checkpoint.path).fit()
     if resumed.metrics["resumed_at"] != steps:
         raise RuntimeError(f"The second run began at step {resumed.metrics['resumed_at']}, expected step {steps}.")
-    return json.loads(Path(resumed.checkpoint.path, "trainer_state.json").read_text())["log_history"]
+    return log_of(resumed)
 
 
 def prepare(names: dict[str, Any], steps: int, storage: str) -> None:
@@ -110,17 +100,6 @@ def prepare(names: dict[str, Any], steps: int, storage: str) -> None:
         .limit(size.workers * size.eval_batch)
         .materialize(),
     }
-
-
-def few_steps(build_trainer: Any) -> Any:
-    """The function that each worker runs: the notebook's Trainer, without checkpoints."""
-
-    def worker(config: dict[str, Any]) -> list[dict[str, float]]:
-        trainer = build_trainer(config, [])
-        trainer.train()
-        return trainer.state.log_history
-
-    return worker
 
 
 def model_config(layers: int) -> Any:
@@ -217,19 +196,15 @@ def rehearse(layers: int, workers: int, steps: int, free_memory: float) -> None:
         size.model, size.revision, size.workers = str(folder / "model"), None, workers
         size.batch_per_worker, size.eval_batch, size.accumulation, size.save_memory = 1, 1, 2, True
         size.learning_rate = 1e-5  # that of the cluster; a wide model does not bear more
-        from helpers.deepspeed_operators import compile_operators
         from helpers.session import ray_options
 
         names["ray"].init(**ray_options(num_cpus=size.workers, log_to_driver=False))
-        problem = names["ray"].get(names["ray"].remote(num_cpus=1)(compile_operators).remote())
-        print(problem or "DeepSpeed's operators are ready.", flush=True)
-        size.compiled = problem is None
         start = time.perf_counter()
         free_disk = shutil.disk_usage(folder).free
         too_small = room_to_resume(free_memory, free_disk, layers, workers, numbers)
         if too_small:
-            print(f"No checkpoint is written: that {too_small}.", flush=True)
-            history = train(names, steps)
+            print(f"Nothing resumes: that {too_small}.", flush=True)
+            history = train(names, steps, folder)
         else:
             history = save_and_resume(names, steps, folder)
             print(f"A checkpoint was saved after step {steps}, and step {steps + 1} taken from it.")
@@ -256,7 +231,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="1 to 9 (default: 3)")
     asked = parser.parse_args()
     # Before Ray starts; the same as in the notebook, at laptop size.
-    os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(REPOSITORY / "results" / "torch_extensions"))
     os.environ.update(RAY_COURSE_SIZE="laptop", DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="", HF_HUB_OFFLINE="1")
     free = psutil.virtual_memory().available
     workers, layers = asked.workers, asked.layers
