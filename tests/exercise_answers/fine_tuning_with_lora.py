@@ -249,9 +249,9 @@ WRONG = {
         (a_list, "Return a dict"),
         (two_cpus_each, "before you call ray.get"),
         (as_they_end, "together with its name"),
-        (reference_in_a_list, "raised TypeError: score(base, adapter)"),
+        (reference_in_a_list, "score(base, adapter) takes the base and one adapter"),
         (only_the_first, "Give each adapter"),
-        (reference_for_all_adapters, "raised TypeError: score(base, adapter)"),
+        (reference_for_all_adapters, "score(base, adapter) takes the base and one adapter"),
     ],
 }
 RIGHT = {
