@@ -28,6 +28,7 @@ SECONDS: dict[str, float] = {
     "reference/older_code": 150,
     "07_finetune_gptj": 420,
     "deep_dives/planning_six_billion": 170,
+    "deep_dives/fine_tuning_with_lora": 220,
 }
 SECONDS_OF_OTHERS = 240
 
@@ -42,6 +43,7 @@ ONE_CORE = "deep_dives/one_core_well_used"
 TRUSTING = "deep_dives/trusting_asha"
 OPERATING = "deep_dives/operating_a_service"
 PLANNING = "deep_dives/planning_six_billion"
+LORA = "deep_dives/fine_tuning_with_lora"
 
 
 def limit_of(name: str, limits: Mapping[str, float], otherwise: float) -> float:
@@ -456,6 +458,32 @@ EXPECTATIONS: list[Expectation] = [
     Expectation(PLANNING, "mfu", r"plain loop: .* ([\d.]+)%", "the small model's MFU", at_least=1, at_most=80),
     Expectation(PLANNING, "price", r"24 GB, ZeRO 2, offload: MFU (\d+)%", "that of a slow network", at_most=20),
     Expectation(PLANNING, "price", r"40 GB, ZeRO 2: MFU (\d+)%", "that of a fast network", at_least=25),
+    Expectation(LORA, "first-result", r"trainable params: ([\d,]+)", "what LoRA trains", equals="221,184"),
+    Expectation(LORA, "first-gradient", r"change of an output: ([\d.]+)", "the untrained adapter's effect", at_most=0),
+    Expectation(LORA, "first-gradient", r"gradient of W: (\S+)", "that of a frozen matrix", equals="none"),
+    Expectation(LORA, "first-gradient", r"gradient of A: ([\d.]+)", "A's gradient while B is zero", at_most=0),
+    Expectation(LORA, "first-gradient", r"gradient of B: ([\d.]+)", "B's gradient", at_least=1e-5),
+    # In the table, the last column is the ratio of all weights to LoRA.
+    Expectation(LORA, "costs", r"trained .* ([\d.]+)\n", "the factor for parameters", at_least=30.8, at_most=31),
+    Expectation(LORA, "costs", r"gradients MB .* ([\d.]+)\n", "for gradients", at_least=30.8, at_most=31),
+    Expectation(LORA, "costs", r"optimizer MB .* ([\d.]+)\n", "for Adam", at_least=30.8, at_most=31),
+    Expectation(LORA, "costs", r"checkpoint MB .* ([\d.]+)\n", "for checkpoints", at_least=25, at_most=31),
+    Expectation(LORA, "costs", r"per second .* ([\d.]+)\s*\Z", "for the speed", at_least=0.3, at_most=2.5),
+    Expectation(LORA, "bytes", r"LoRA: .*found ([\d.]+) MB", "gradients and Adam", at_least=2.6, at_most=2.7),
+    Expectation(LORA, "memory", r"LoRA: ([\d.]+) times", "LoRA's activations", at_least=0.7, at_most=1.4),
+    # A third of the arithmetic is saved at best; small products cost more than they compute.
+    Expectation(LORA, "time", r"([\d.]+) times as long", "a step with LoRA", at_least=0.5, at_most=1.6),
+    Expectation(LORA, "equal-gain", r"all weights, at .* ([\d.]+) times as low", "what all gain", at_least=3),
+    Expectation(LORA, "equal-gain", r"all weights, at .* ([\d.]+) times as high", "what all forget", at_least=1.1),
+    Expectation(LORA, "equal-gain", r"LoRA, at .* ([\d.]+) times as low", "what LoRA gains", at_least=2),
+    Expectation(LORA, "merge", r"with ([\d,]+) parameters", "the merged model's", equals="6,831,104"),
+    Expectation(LORA, "merge", r"B A: (\w+)", "merging by hand agrees", equals="True"),
+    Expectation(LORA, "merge", r"changed outputs by up to ([\d.]+)", "what the adapter changed", at_least=1),
+    Expectation(LORA, "merge", r"changes them by up to ([\d.]+)", "what merging changes", at_most=0.01),
+    Expectation(LORA, "six-billion", r"trained: ([\d,]+)", "LoRA's part of GPT-J-6B", equals="16,515,072"),
+    Expectation(LORA, "six-billion", r"train them: ([\d.]+) GB", "its memory", equals="12.4"),
+    Expectation(LORA, "one-card", r"a card of (\d+) GB holds", "the card", equals="24"),
+    Expectation(LORA, "one-card", r"base: rank (\d+)", "the rank whose adapter needs as much", equals="366"),
     Expectation("08_serve_gptj", "padding", r"differ by at most ([\d.]+)", "what padding changes", at_most=1e-4),
     Expectation("08_serve_gptj", "per-step", r"at once: ([\d.]+) times", "a batch in the model", at_least=2),
     Expectation("08_serve_gptj", "stream", r"tokens in (\d+) pieces", "the pieces of an answer", at_least=2),

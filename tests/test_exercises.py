@@ -22,11 +22,12 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from ray import serve, tune
 
-from helpers.exercises import one_core, start_here, tasks_and_actors, verdict, watched
+from helpers.exercises import lora, one_core, start_here, tasks_and_actors, verdict, watched
 from helpers.exercises import serve as serving
 from helpers.exercises.verdict import Verdict, exercise_check, right
 from tests.exercise_answers import (
     actor_patterns,
+    fine_tuning_with_lora,
     memory_under_pressure,
     n00,
     n01,
@@ -62,6 +63,7 @@ ANSWERS = {
     "deep_dives/operating_a_service": operating_a_service,
     "deep_dives/actor_patterns": actor_patterns,
     "deep_dives/memory_under_pressure": memory_under_pressure,
+    "deep_dives/fine_tuning_with_lora": fine_tuning_with_lora,
 }
 EXERCISES = {
     (notebook, number): (check, module.WRONG[number, check], module.RIGHT[number, check])
@@ -81,6 +83,7 @@ NEEDS_RAY = {
     "train_all",
     "answers_only",
     "overall_perplexity",
+    "all_voices",
 }
 RAY_MODULES = ("tasks_and_actors", "actor_patterns", "object_store", "memory_under_pressure")
 OF_SERVE = (serving.multiplexed, serving.temperature, serving.fallback)  # their answers are made when Serve runs
@@ -147,7 +150,11 @@ def test_wrong_answer_is_refused_with_a_hint(
 ) -> None:
     services(check)
     answer, hint = case
-    slow_start = {start_here.slow_squares: "inside the loop", one_core.train_all: "before you call ray.get"}
+    slow_start = {
+        start_here.slow_squares: "inside the loop",
+        one_core.train_all: "before you call ray.get",
+        lora.all_voices: "before you call ray.get",
+    }
     if hint != slow_start.get(check, hint):
         monkeypatch.setattr(watched, "PATIENCE", 30.0)  # new processes for tasks can take long on a busy machine
     found = check(answer() if check in OF_SERVE else answer)

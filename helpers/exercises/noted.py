@@ -74,8 +74,15 @@ class Notes:
                 self._in_vain, self._partner = True, None
 
 
-def _note(number: int, start: float) -> Note:
-    """The note of a piece of work that began at that time and ends now, in this process."""
+def note_of(number: int, start: float) -> Note:
+    """The note of a piece of work that began at that time and ends now, in this process.
+
+    Args:
+        number: which piece it was, from 0.
+        start: when it began, on the clock time.monotonic().
+
+    Source: written for this course.
+    """
     import torch
 
     end, context = time.monotonic(), ray.get_runtime_context()
@@ -99,7 +106,7 @@ class MakeStep:
         def step() -> None:
             start = time.monotonic()
             time.sleep(STEP)
-            ray.get(self.notes.add.remote(_note(len(done), start)))
+            ray.get(self.notes.add.remote(note_of(len(done), start)))
             done.append(1)
 
         return step
@@ -118,5 +125,5 @@ class Training:
         ray.get(self.notes.meet.remote())
         if self.number % 2 == 0:
             time.sleep(APART)  # so that the order in which they end is not the order in which they began
-        ray.get(self.notes.add.remote(_note(self.number, start)))
+        ray.get(self.notes.add.remote(note_of(self.number, start)))
         return self.loss

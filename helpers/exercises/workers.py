@@ -135,6 +135,13 @@ class Team:
             raise Stuck(f"{what}: the workers call different things")
         return [values[rank][1] for rank in range(self.workers)]
 
+    def together(self, model: torch.nn.Module) -> torch.nn.Module:
+        """The model as `prepare_model` returns it, with the plain one in `.module`; outside of a worker, too.
+
+        Source: written for this course.
+        """
+        return _Together(model, self)
+
     # --- stand-ins for ray.train ------------------------------------------------------------------------------------
 
     def report(self, metrics: dict[str, Any], checkpoint: Any = None, *others: Any, **options: Any) -> None:
@@ -220,7 +227,8 @@ class _Together(torch.nn.Module):
         self.module = module
         self._used = False
         for parameter in module.parameters():
-            parameter.register_hook(lambda gradient: self._average(gradient, team))
+            if parameter.requires_grad:  # a frozen one has no gradient to average
+                parameter.register_hook(lambda gradient: self._average(gradient, team))
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
         self._used = True
