@@ -27,7 +27,7 @@ SECONDS: dict[str, float] = {
     "deep_dives/trusting_asha": 240,
     "reference/older_code": 150,
     "07_finetune_gptj": 420,
-    "deep_dives/planning_six_billion": 170,
+    "deep_dives/planning_six_billion": 220,
     "deep_dives/fine_tuning_with_lora": 220,
 }
 SECONDS_OF_OTHERS = 240
