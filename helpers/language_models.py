@@ -160,7 +160,9 @@ def perplexity(source: Mapping[str, Any], blocks: np.ndarray, batch_size: int) -
 
 
 def continuations(source: Mapping[str, Any], prompts: Sequence[str], new_tokens: int = 40) -> list[str]:
-    """Let a model go on with each prompt, drawing from the 50 likeliest tokens, with the same random numbers each time.
+    """Let a model go on with each prompt, drawing from the 50 likeliest tokens.
+
+    The random numbers depend on the place of the prompt in the list alone, so two models draw with the same ones.
 
     Args:
         source: arguments of `from_pretrained`, see `perplexity`.
@@ -175,8 +177,8 @@ def continuations(source: Mapping[str, Any], prompts: Sequence[str], new_tokens:
     model, device = _loaded(source)
     tokenizer = AutoTokenizer.from_pretrained(**{name: value for name, value in source.items() if name != "dtype"})
     written = []
-    for prompt in prompts:
-        torch.manual_seed(0)
+    for place, prompt in enumerate(prompts):
+        torch.manual_seed(place)
         tokens = tokenizer(prompt, return_tensors="pt").to(device)
         answer = model.generate(**tokens, do_sample=True, temperature=0.8, top_k=50, max_new_tokens=new_tokens)
         written.append(tokenizer.decode(answer[0]))

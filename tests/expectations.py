@@ -425,8 +425,8 @@ EXPECTATIONS: list[Expectation] = [
     Expectation(
         FINETUNE, "packing", r"packed: ([\d.]+) times as fast as padded to the", "the gain", at_least=1.2, at_most=5
     ),
-    Expectation(FINETUNE, "recovery", r"lost after step (\d+)", "the step", equals="30"),
-    Expectation(FINETUNE, "recovery", r"resumed at step (\d+)", "the step", equals="24"),
+    Expectation(FINETUNE, "recovery", r"lost after step: (\d+)", "the step", equals="30"),
+    Expectation(FINETUNE, "recovery", r"resumed at step: (\d+)", "the step", equals="24"),
     Expectation(FINETUNE, "lost-time", r"the new start: (\d+) s", "a restart is seen", at_least=8),
     Expectation(FINETUNE, "lost-time", r"24: 'perplexity (\d+)'", "after an epoch", at_least=50, at_most=250),
     Expectation(FINETUNE, "lost-time", r"48: 'perplexity (\d+)'", "at the end", at_least=50, at_most=200),
