@@ -30,6 +30,20 @@ class Wrapped(Exception):
         self.cause = cause
 
 
+class UserCodeException(Exception):
+    """Named as what Ray Data makes of any error of a function that it was given."""
+
+
+class FromRayData(Exception):
+    cause = UserCodeException("failed to process a block")
+
+    def __str__(self) -> str:
+        return (
+            "ray::Map(f)()\n  in f\nValueError: too small\n\n"
+            f"The above exception was the direct cause of the following exception:\n\n{self.cause}"
+        )
+
+
 class Speechless(Exception):
     def __str__(self) -> str:
         raise RuntimeError("no words for it")
@@ -71,12 +85,13 @@ def test_not_solved_yet(answer: object) -> None:
         (raising(ValueError("too small")), "your code raised ValueError: too small"),
         (raising(ValueError()), "your code raised ValueError: no message"),
         (raising(Wrapped(ValueError("too small"))), "your code raised Wrapped: too small"),
+        (raising(FromRayData()), "your code raised FromRayData: ValueError: too small"),
         (raising(ValueError("first line\n\n  last line \n")), "your code raised ValueError: last line"),
         (7, "your code raised TypeError: 'int' object is not callable"),
         (raising(SystemExit(3)), "your code raised SystemExit: 3"),
         (raising(Speechless()), "your code raised Speechless: no message"),
     ],
-    ids=["error", "silent", "worker", "lines", "no_function", "exit", "speechless"],
+    ids=["error", "silent", "worker", "ray_data", "lines", "no_function", "exit", "speechless"],
 )
 def test_error_in_the_answer(answer: object, said: str) -> None:
     assert repr(check_double(answer)) == f"not right: {said}"

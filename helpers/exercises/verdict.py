@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 TIME_LIMIT = 90.0  # seconds for a whole check: far more than a right answer needs, also on a slow machine
 LONGEST = 400  # characters of an answer that a verdict repeats
+FIRST = "The above exception was the direct cause"  # stands in a traceback below the error that came first
 
 
 @dataclass(frozen=True)
@@ -163,12 +164,16 @@ def exercise_check(check: Callable[..., Verdict]) -> Callable[..., Verdict]:
 def described(error: BaseException) -> str:
     """The kind of an error and the sentence that says what happened.
 
-    Ray's errors carry a long remote traceback, of which the last line says it.
+    Ray's errors carry a long remote traceback, of which the last line says it. Where a function
+    failed that was given to Ray Data, this is the last line before another error takes over.
 
     Source: written for this course.
     """
     try:
-        text = str(getattr(error, "cause", None) or error)
+        cause = getattr(error, "cause", None) or error
+        text = str(cause)
+        if type(cause).__name__ == "UserCodeException":
+            text = str(error).partition(FIRST)[0] or text
     except Exception:
         text = ""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
