@@ -13,7 +13,7 @@ import numpy as np
 import ray
 
 from helpers import data
-from helpers.exercises.verdict import Verdict, as_number, exercise_check, not_right, right, without_ray
+from helpers.exercises.verdict import Verdict, as_number, described, exercise_check, not_right, right, without_ray
 
 OUT_OF_THE_LOSS = -100
 
@@ -310,14 +310,14 @@ def _measure_that_reports(reports: Any) -> Callable[[dict[str, Any]], tuple[floa
         ids, labels = (np.stack([np.asarray(row) for row in batch[name]]) for name in ("input_ids", "labels"))
         if ids.ndim != 2:
             raise ValueError("measure takes a batch: input_ids of shape (rows, tokens)")
-        if len(ids) > MOST_ROWS:
-            raise ValueError(f"measure takes at most {MOST_ROWS} rows at a time, and got {len(ids)}")
         learned = labels != OUT_OF_THE_LOSS
         loss, tokens = float(ids[learned].mean()) / 100, int(learned.sum())
         context = ray.get_runtime_context()
         worker = context.get_worker_id()
         task = "" if worker == here else context.get_task_id() or ""
         ray.get(reports.add.remote(_Report(loss, tokens, tuple(ids[:, 0].tolist()), worker, task)))
+        if len(ids) > MOST_ROWS:
+            raise ValueError(f"measure takes at most {MOST_ROWS} rows at a time, and got {len(ids)}")
         return loss, tokens
 
     return measure
@@ -332,12 +332,30 @@ def overall_perplexity(answer: Callable[[Any, Callable[..., tuple[float, int]]],
         return missing
     notes = _Reports.remote()
     try:
-        got = answer(ray.data.from_items(_held_out(), override_num_blocks=3), _measure_that_reports(notes))
+        try:
+            got = answer(ray.data.from_items(_held_out(), override_num_blocks=3), _measure_that_reports(notes))
+        except Exception as error:
+            wrong = _judge_error(error, ray.get(notes.all.remote()))
+            if wrong is None:
+                raise
+            return wrong
         reports = ray.get(notes.all.remote())
     finally:
         ray.kill(notes)
     wrong = _judge_place(reports) or _judge_perplexity(got, reports) or _judge_calls(reports)
     return wrong or right("the losses are averaged over tokens, in tasks, and the exponential comes last.")
+
+
+def _judge_error(error: Exception, reports: list[_Report]) -> Verdict | None:
+    """The verdict on an error that was raised where batches are measured; None for one from elsewhere."""
+    rows = [len(report.rows) for report in reports]
+    if max(rows, default=0) > MOST_ROWS:
+        hint = f"Say how many rows a batch may have: map_batches(..., batch_size={MOST_ROWS})."
+        return not_right(f"a batch of {max(rows)} rows", f"at most {MOST_ROWS} rows at a time", hint)
+    if not 0 < sum(rows) < ROWS:
+        return None
+    hint = 'A function for map_batches returns columns, such as {"loss": [loss]}, and measure alone returns none.'
+    return not_right(described(error), "a report of each batch", hint)
 
 
 def _judge_place(reports: list[_Report]) -> Verdict | None:
