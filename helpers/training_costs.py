@@ -9,6 +9,8 @@ import pandas as pd
 import torch
 from torch import nn
 
+from helpers.measure import free_memory
+
 
 def megabytes(tensors: Iterable[torch.Tensor]) -> float:
     """Add up the sizes of tensors.
@@ -72,6 +74,8 @@ def activations_mb(model: nn.Module, blocks: torch.Tensor) -> float:
 def step_parts(models: Mapping[str, nn.Module], blocks: torch.Tensor, rounds: int = 5) -> pd.DataFrame:
     """Train models with AdamW in turns, and measure the parts of each step, after one round to warm up.
 
+    Memory that this process no longer needs afterwards goes back to the system.
+
     Args:
         models: name -> a language model in training mode; its weights change a little.
         blocks: tokens of shape (blocks, length), the same ones in each step.
@@ -98,6 +102,8 @@ def step_parts(models: Mapping[str, nn.Module], blocks: torch.Tensor, rounds: in
             optimizers[name].step()
             times.append(time.perf_counter())
             rows.append([number, name, *(1000 * (b - a) for a, b in zip(times, times[1:], strict=False))])
+    del loss, optimizers
+    free_memory()
     columns = ["round", "model", "forward", "backward", "optimizer"]
     table = pd.DataFrame(rows, columns=columns)
     return table[table["round"] > 0].set_index(["round", "model"])
