@@ -21,7 +21,6 @@ from helpers.exercises.noted import APART, Notes, note_of
 from helpers.exercises.verdict import Verdict, as_number, described, exercise_check, not_right, right, without_ray
 from helpers.exercises.workers import Run, Team
 
-ScoreFunction = Callable[[object, object], float]
 FILE = "trained.safetensors"
 METRICS = {"step": 40, "loss": 4.5}
 HEADER = 4096  # bytes that a file may have beside its numbers
@@ -176,39 +175,40 @@ class Adapter:
     perplexity: float
 
 
-def make_score(notes: ray.actor.ActorHandle) -> ScoreFunction:
-    """The function that learners get: it waits until another one is at work, and returns the adapter's perplexity.
+@dataclass(frozen=True)
+class Score:
+    """What the function that learners get does: waits until another one is at work, and returns the perplexity."""
 
-    A plain function, so that `ray.remote(score)` makes a remote function of it.
+    notes: ray.actor.ActorHandle
 
-    Source: written for this course.
-    """
-
-    def score(base: object, adapter: object) -> float:
+    def __call__(self, base: object, adapter: object) -> float:
         if not isinstance(base, (Base, Copy)) or not isinstance(adapter, Adapter):
             kinds = f"{type(base).__name__} and {type(adapter).__name__}"
             raise TypeError(f"score(base, adapter) takes the base and one adapter, and got {kinds}")
         start = time.monotonic()
         if isinstance(base, Copy):  # in the driver nobody could come
-            ray.get(notes.meet.remote())
+            ray.get(self.notes.meet.remote())
             if adapter.number % 2 == 0:
                 time.sleep(APART)  # so that the order in which they end is not the order in which they began
-        ray.get(notes.add.remote(note_of(adapter.number, start)))
+        ray.get(self.notes.add.remote(note_of(adapter.number, start)))
         return adapter.perplexity
-
-    return score
 
 
 @exercise_check
-def all_voices(answer: Callable[[Base, dict[str, Adapter], ScoreFunction], object]) -> Verdict:
+def all_voices(answer: Callable[[Base, dict[str, Adapter], Callable[[object, object], float]], object]) -> Verdict:
     """Exercise 2: one base in the object store, and a task for each adapter."""
     if (missing := without_ray()) is not None:
         return missing
     base = Base()
     adapters = {name: Adapter(number, value) for number, (name, value) in enumerate(PERPLEXITIES.items())}
     notes = Notes.remote(3 * watched.PATIENCE)  # until the second process is there, which may have to start first
+    scorer = Score(notes)
+
+    def score(base: object, adapter: object) -> float:  # `ray.remote` takes nothing but functions and classes
+        return scorer(base, adapter)
+
     try:
-        found = answer(base, adapters, make_score(notes))
+        found = answer(base, adapters, score)
         seen, in_vain = ray.get(notes.seen.remote())
     finally:
         ray.kill(notes)
