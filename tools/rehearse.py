@@ -86,11 +86,13 @@ def prepare(names: dict[str, Any], steps: int, storage: str) -> None:
     """Put into the namespace what the notebook's cells between those functions would: counts, data and a folder."""
     if not 1 <= steps <= 10:
         raise SystemExit(f"--steps is {steps}, expected 1 to 10: each step of a wide model takes long.")
+    from helpers.language_models import number_format
+
     os.environ["RAY_COURSE_RESULTS"] = storage
     size, ray = names["size"], names["ray"]
     size.epochs = 1
     names.update(steps_per_epoch=steps)
-    names.setdefault("numbers", names["number_format"]())
+    names.setdefault("numbers", number_format())
     per_step = size.workers * size.batch_per_worker * size.accumulation
     ray.data.DataContext.get_current().execution_options.preserve_order = True  # the same blocks each time
     packed = names["packed"]
@@ -179,9 +181,11 @@ def save_random_model(layers: int, folder: Path, tokenizer: Any) -> None:
 
 def rehearse(layers: int, workers: int, steps: int, free_memory: float) -> None:
     """Make the model, train it, save it and go on from there, and tell what was seen."""
+    from helpers.language_models import number_format
+
     names: dict[str, Any] = {"__name__": "__main__"}
     run_cells(names)
-    numbers = names["numbers"] = names["number_format"]()
+    numbers = names["numbers"] = number_format()
     results = REPOSITORY / "results"
     results.mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="rehearsal-", dir=results))  # /tmp may be in memory
