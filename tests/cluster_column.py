@@ -51,7 +51,6 @@ COUNTS = {
     "clients",
     "block",
     "blocks_per_epoch",
-    "test_blocks",
     "slots",
     "context",
 }
