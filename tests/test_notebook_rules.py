@@ -339,7 +339,7 @@ BAD: list[tuple[str, str, Edit, str]] = [
     ("first_result_comes_soon", "two", tagged(4, "first-result"), "found 2"),
     ("first_result_comes_soon", "silent", shown(2), "shows nothing"),
     ("first_result_comes_soon", "late", source(2, "\n".join(["x = 1", "# why"] * 16)), "after 16 lines of code"),
-    ("first_result_comes_soon", "helper", source(2, "from helpers import data"), "imports data of helpers"),
+    ("first_result_comes_soon", "helper", source(2, "from helpers import plots"), "imports plots of helpers"),
     ("first_result_comes_soon", "import helpers", source(2, "import helpers.data"), "imports helpers of helpers"),
     ("exercises_come_early_and_in_ray", "late", exercises_at_the_end, "the first exercise is code cell"),
     ("length_is_that_of_a_lesson", "long cell", long_code, "cell 4 has 26 lines"),
