@@ -205,6 +205,12 @@ def rehearse(layers: int, workers: int, steps: int, free_memory: float) -> None:
         names["ray"].init(**ray_options(num_cpus=size.workers, log_to_driver=False))
         start = time.perf_counter()
         free_disk = shutil.disk_usage(folder).free
+        checkpoint = BYTES_ON_DISK[numbers] * parameters(layers)
+        if checkpoint > SHARE_OF_FREE * free_disk:
+            raise SystemExit(
+                f"The checkpoint of {layers} layers needs {checkpoint / GB:.0f} GB of free disk, and this machine has "
+                f"{free_disk / GB:.0f}. Free some, or take fewer: --layers 1."
+            )
         too_small = room_to_resume(free_memory, free_disk, layers, workers, numbers)
         if too_small:
             print(f"Nothing resumes: that {too_small}.", flush=True)
