@@ -34,8 +34,7 @@ SECONDS_OF_OTHERS = 240
 
 # GB (10**9 bytes) that the kernel and everything it started may use together.
 MEMORY_GB = 6.0
-# Two workers, each with PyTorch and Transformers, and with DeepSpeed or PEFT.
-MEMORY_GB_OF = {"07_finetune_gptj": 8.0, "deep_dives/fine_tuning_with_lora": 8.0}
+MEMORY_GB_OF = {"07_finetune_gptj": 8.0}  # two workers, each with PyTorch, Transformers and DeepSpeed
 
 ACTORS = "deep_dives/actor_patterns"
 MEMORY = "deep_dives/memory_under_pressure"
