@@ -3,6 +3,8 @@ PYTHON ?= python3
 PORT ?= 8888
 BIN := .venv/bin
 READY := .venv/.ready
+# Of vLLM, for notebook 08.
+LLM := .venv-llm/.ready
 # One notebook, or all: make notebooks ONLY=notebooks/01_tasks_and_actors.ipynb
 ONLY ?= notebooks
 SECONDS_PER_CELL ?= 240
@@ -14,7 +16,7 @@ NBMAKE = --nbmake --nbmake-timeout $(SECONDS_PER_CELL)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help lab work test test-fast test-all notebooks rehearse lock clean
+.PHONY: help lab work llm test test-fast test-all notebooks rehearse lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,14 +29,21 @@ lab: work ## set up if needed, then open your own copies of the notebooks in Jup
 work: $(READY) ## set up if needed, then bring your own copies in work/ up to date; make lab does this, too
 	@$(BIN)/python tools/own_copies.py
 
+llm: $(READY) $(LLM) ## set up vLLM, which notebook 08 serves with, in an environment of its own (Linux, 3.5 GB)
+
+# Where vLLM cannot be had, the notebooks say so and show stored results.
+.PHONY: try-llm
+try-llm: $(READY)
+	-@$(MAKE) --no-print-directory llm
+
 # The notebooks of solutions run in make test-all; tests of the exercises run each solution's cells.
-test: $(READY) ## set up if needed, then the tests and all lessons and deep dives, offline
+test: try-llm ## set up if needed, then the tests and all lessons and deep dives, offline
 	$(PYTEST) $(NBMAKE) tests notebooks/[0-9]*.ipynb notebooks/deep_dives notebooks/reference
 
 test-fast: $(READY) ## under a minute: helpers and static checks of the notebooks
 	$(BIN)/python -m pytest -m fast tests
 
-test-all: $(READY) ## everything, each notebook a second time, and two notebooks at once
+test-all: try-llm ## everything, each notebook a second time, and two notebooks at once
 	$(PYTEST) $(NBMAKE) --long tests notebooks
 
 notebooks: $(READY) ## run the notebooks and refresh their committed outputs
@@ -49,12 +58,18 @@ lock: $(READY) ## compile requirements.txt from pyproject.toml, and the environm
 	$(BIN)/uv pip compile --quiet --python-platform linux --python-version 3.12 --generate-hashes --no-annotate \
 		--no-emit-index-url --custom-compile-command "make lock" \
 		cluster/vllm/requirements.in --output-file cluster/vllm/requirements.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+		--no-emit-index-url --custom-compile-command "make lock" --override cluster/vllm/overrides-cpu.txt \
+		cluster/vllm/requirements-cpu.in --output-file cluster/vllm/requirements-cpu.txt
 
 clean: ## remove what was made here: environment, unpacked data, results; work/ stays
-	rm -rf .venv .uv-cache .report .pytest_cache .ruff_cache .hypothesis build *.egg-info data/.cache results
+	rm -rf .venv .venv-llm .uv-cache .report .pytest_cache .ruff_cache .hypothesis build *.egg-info data/.cache results
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is newer than the lock as long as the environment is up to date.
 $(READY): requirements.txt tools/install.py
 	$(PYTHON) tools/install.py
 	@touch $(READY)
+
+$(LLM): cluster/vllm/requirements-cpu.txt tools/install_llm.py
+	$(BIN)/python -m tools.install_llm

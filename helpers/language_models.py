@@ -1,4 +1,4 @@
-"""What lesson 07 needs beside Ray: a plain training loop to measure, perplexity, samples, and callbacks of Trainer."""
+"""What lessons 07 and 08 need beside Ray: training loops to compare with, perplexity, samples, callbacks, loading."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import ray
 import ray.train
 import torch
 from IPython.display import HTML
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer, StoppingCriteria, TrainerCallback
 
 OUT_OF_THE_LOSS = -100
 # The type of PyTorch for each name of a number format.
@@ -139,6 +139,45 @@ def _loaded(source: Mapping[str, Any]) -> tuple[Any, str]:
     device = "cuda" if has_gpu() else "cpu"
     dtype = DTYPES[number_format()] if device == "cuda" else torch.float32
     return AutoModelForCausalLM.from_pretrained(**{**source, "dtype": dtype}).to(device).eval(), device
+
+
+def load_model(folder: str, revision: str | None = None) -> tuple[Any, Any]:
+    """A language model that will answer requests, and its tokenizer.
+
+    The model is on the GPU that Ray has reserved for this process, in 16 bits, or else on the CPU in 32. PyTorch gets
+    one thread, because several replicas share the cores.
+
+    Args:
+        folder: of the model, or its name on the hub.
+        revision: its commit on the hub.
+
+    Source: written for this course.
+    """
+    torch.set_num_threads(1)
+    gpu = bool(ray.is_initialized() and ray.get_gpu_ids())
+    dtype = DTYPES[number_format()] if gpu else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(folder, revision=revision, dtype=dtype)
+    tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision)
+    return model.to("cuda" if gpu else "cpu").eval(), tokenizer
+
+
+class OffSwitch(StoppingCriteria):
+    """Ends `generate` after the token under way, when somebody sets `off`; counts the tokens.
+
+    Attributes:
+        off: whether to stop.
+        tokens: how many were written.
+
+    Source: written for this course.
+    """
+
+    def __init__(self) -> None:
+        self.off, self.tokens = False, 0
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **others: Any) -> torch.Tensor:
+        """One boolean for each row of input_ids, which has the shape (rows, tokens)."""
+        self.tokens += 1
+        return torch.full((len(input_ids),), self.off, device=input_ids.device)
 
 
 def perplexity(source: Mapping[str, Any], blocks: np.ndarray, batch_size: int) -> float:

@@ -36,4 +36,5 @@ def run_cells(notebook: str, tag: str, names: dict[str, Any]) -> None:
         raise ValueError(f"{path.name} has no code cell with the tag {tag!r}.")
     names.setdefault("__name__", "__main__")
     for cell in cells:
-        exec(compile(cell.source, f"{path.name}, cell {cell.id}", "exec"), names)
+        # Without this module's own `from __future__ import annotations`, as in a notebook.
+        exec(compile(cell.source, f"{path.name}, cell {cell.id}", "exec", dont_inherit=True), names)

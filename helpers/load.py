@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
@@ -93,6 +93,33 @@ class LoadGenerator:
             raise ValueError(f"A load needs at least one body and a rate above 0, but got {len(bodies)} and {rate}.")
         return self._pool.submit(_send, url, list(bodies), None, seconds, content_type, rate).result()
 
+    def run_streams(self, url: str, bodies: Sequence[Mapping[str, Any]], clients: int, seconds: float) -> pd.DataFrame:
+        """Let clients ask for streamed completions, as run does for whole answers.
+
+        Args:
+            url: of the route, such as http://127.0.0.1:8000/v1/completions.
+            bodies: requests without "stream", which are sent one after the other, and then from the first again.
+            clients, seconds: as in start.
+
+        Returns:
+            A table with a row for each request: "start", "seconds" and "status" as in start, "first" (seconds until
+            the first text came; NaN: none did), "tokens" (of the whole answer, as the server counts them) and "error"
+            (what the stream said instead of its end; "": nothing, it was complete).
+
+        Raises:
+            ValueError: there are no bodies or no clients.
+        """
+        return self.start_streams(url, bodies, clients, seconds).result()
+
+    def start_streams(
+        self, url: str, bodies: Sequence[Mapping[str, Any]], clients: int, seconds: float
+    ) -> Future[pd.DataFrame]:
+        """Begin what run_streams does, and return at once: a future of its table."""
+        if not bodies or clients < 1:
+            raise ValueError(f"A load needs at least one body and one client, but got {len(bodies)} and {clients}.")
+        streamed = [{**body, "stream": True, "stream_options": {"include_usage": True}} for body in bodies]
+        return self._pool.submit(_stream, url, streamed, clients, seconds)
+
     def close(self) -> None:
         """End the process, after what it is doing."""
         self._pool.shutdown()
@@ -123,6 +150,31 @@ def summary(requests: pd.DataFrame) -> dict[str, float]:
     p50, p95 = requests["seconds"].quantile([0.5, 0.95]) * 1000
     failed = int((requests["status"] != 200).sum())
     return {"per second": len(requests) / span, "p50 ms": p50, "p95 ms": p95, "failed": failed}
+
+
+def stream_summary(streams: pd.DataFrame) -> dict[str, float]:
+    """Say how fast a service streamed.
+
+    Args:
+        streams: a table of LoadGenerator.run_streams, with at least one row.
+
+    Returns:
+        "tokens per second" (of all clients together), "first token, p50 ms" and "first token, p95 ms" (within these
+        milliseconds half and 95 of 100 answers had begun), "failed" (answers without a regular end).
+
+    Raises:
+        ValueError: the table has no rows.
+    """
+    if streams.empty:
+        raise ValueError("stream_summary needs at least one stream, but the table is empty.")
+    span = (streams["start"] + streams["seconds"]).max() - streams["start"].min()
+    p50, p95 = streams["first"].quantile([0.5, 0.95]) * 1000
+    return {
+        "tokens per second": streams["tokens"].sum() / span,
+        "first token, p50 ms": p50,
+        "first token, p95 ms": p95,
+        "failed": int((streams["error"] != "").sum()),
+    }
 
 
 def per_second(requests: pd.DataFrame, zero: float, seconds: Iterable[int]) -> tuple[list[int], list[int]]:
@@ -191,3 +243,57 @@ async def _request(session: aiohttp.ClientSession, url: str, place: int, body: b
     except (aiohttp.ClientError, TimeoutError):
         pass  # the status stays 0
     return {"start": start, "seconds": time.time() - start, "body": place, "status": status, "answer": answer}
+
+
+def _stream(url: str, bodies: list[dict[str, Any]], clients: int, seconds: float) -> pd.DataFrame:
+    return pd.DataFrame(asyncio.run(_all_streams(url, bodies, clients, seconds)))
+
+
+async def _all_streams(url: str, bodies: list[dict[str, Any]], clients: int, seconds: float) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    turn, end = itertools.count(), time.time() + seconds
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector) as session:
+
+        async def client() -> None:
+            while time.time() < end:
+                rows.append(await _one_stream(session, url, bodies[next(turn) % len(bodies)]))
+                if rows[-1]["error"]:
+                    await asyncio.sleep(PAUSE_S)
+
+        await asyncio.gather(*(client() for _ in range(clients)))
+    return rows
+
+
+async def _one_stream(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> dict[str, Any]:
+    start = time.time()
+    row = {"start": start, "status": 0, "first": float("nan"), "tokens": 0, "error": "the connection was lost"}
+    try:
+        async with session.post(url, json=body) as reply:
+            row["status"] = reply.status
+            if reply.status != 200:
+                row["error"] = await reply.text()
+            else:
+                await _read_events(reply, row)
+    except (aiohttp.ClientError, TimeoutError, ValueError):
+        pass  # "error" says so already
+    return {**row, "seconds": time.time() - start}
+
+
+async def _read_events(reply: aiohttp.ClientResponse, row: dict[str, Any]) -> None:
+    """Fill in what the events of a stream say."""
+    async for line in reply.content:
+        data = line.decode().strip().removeprefix("data: ")
+        if data == "[DONE]":
+            row["error"] = ""
+            return
+        if not data:
+            continue
+        piece = json.loads(data)
+        if "error" in piece:
+            row["error"] = piece["error"]["message"]
+            return
+        if any(choice["text"] for choice in piece["choices"]) and row["first"] != row["first"]:
+            row["first"] = time.time() - row["start"]
+        if piece.get("usage"):
+            row["tokens"] = piece["usage"]["completion_tokens"]

@@ -51,7 +51,6 @@ COUNTS = {
     "clients",
     "block",
     "blocks_per_epoch",
-    "slots",
     "context",
 }
 # There is no GPU here.

@@ -38,13 +38,10 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 NOTEBOOKS = REPOSITORY / "notebooks"
 RUFF_CONFIG = NOTEBOOKS / "ruff.toml"
 
-# This still has the pattern of before: long, exercises at the end, with a table of older code of its own.
-OLD_LESSONS = ("08_serve_gptj",)
 # Which '##' sections there must be, in this order; the last one ends the notebook.
 HEADINGS = {
     "lesson": ("On a cluster", "Recap"),
     "deep dive": ("Recap",),
-    "old lesson": ("Older code you will meet", "Exercises", "On a cluster", "Recap"),
 }
 OPENING_LINES = ("**Time:**", "**You need:**", "**You will be able to**")
 TIME_LINE = re.compile(
@@ -52,17 +49,14 @@ TIME_LINE = re.compile(
     r"the cells alone run in about (?P<seconds>\d+) seconds on a 2-core machine\.\s*$",
     re.M,
 )
-OLD_TIME_LINE = re.compile(
-    r"^\*\*Time:\*\* the cells run in about (?P<seconds>\d+) seconds on a 2-core machine\.\s*$", re.M
-)
 TIME_FACTOR = 1.5
 CODE_LINES = 25
 MARKDOWN_WORDS = 220
 LESSON_WORDS = 2500
-CODE_CELLS = {"lesson": (18, 30), "deep dive": (6, 30), "old lesson": (10, 45)}
+CODE_CELLS = {"lesson": (18, 30), "deep dive": (6, 30)}
 MEDIAN_LINES = 8
 FIRST_RESULT_LINES = 15
-EXERCISES = {"lesson": (2, 4), "deep dive": (0, 3), "old lesson": (2, 4)}
+EXERCISES = {"lesson": (2, 4), "deep dive": (0, 3)}
 OBJECTIVES = (3, 5)
 UNSOLVED, SOLVED = "not solved yet:", "right:"
 DIAGRAMS = (
@@ -97,9 +91,9 @@ def notebook_paths() -> list[Path]:
 
 
 def kind_of(path: Path) -> str:
-    """lesson, old lesson, deep dive, reference or solution: what a notebook is decides what it must have."""
+    """lesson, deep dive, reference or solution: what a notebook is decides what it must have."""
     kinds = {SOLUTIONS: "solution", DEEP_DIVES: "deep dive", REFERENCE: "reference"}
-    return kinds.get(path.parent.name, "old lesson" if path.stem in OLD_LESSONS else "lesson")
+    return kinds.get(path.parent.name, "lesson")
 
 
 def output_text(output: Any) -> str:
@@ -341,7 +335,7 @@ def time_is_measured(path: Path, notebook: Any) -> list[str]:
     if kind in ("solution", "reference"):
         return []
     source = notebook.cells[0].source if notebook.cells else ""
-    line = (OLD_TIME_LINE if kind == "old lesson" else TIME_LINE).search(source)
+    line = TIME_LINE.search(source)
     measured = notebook.metadata.get("ray_course", {}).get("seconds")
     if not line:
         return [
@@ -419,7 +413,7 @@ def length_is_that_of_a_lesson(path: Path, notebook: Any) -> list[str]:
     low, high = CODE_CELLS[kind]
     if not low <= len(sizes) <= high:
         problems.append(f"{_name(path)} has {len(sizes)} code cells, expected {low} to {high}.")
-    if kind != "old lesson" and sizes and statistics.median(sizes) > MEDIAN_LINES:
+    if sizes and statistics.median(sizes) > MEDIAN_LINES:
         problems.append(
             f"{_name(path)}: half of the code cells have more than {MEDIAN_LINES} lines "
             f"(median {statistics.median(sizes):g}): show one thing in each."
@@ -438,7 +432,7 @@ def diagrams_are_drawn(path: Path, notebook: Any) -> list[str]:
             if token.type == "fence" and token.info.strip() == "mermaid":
                 count += 1
                 problems += [f"{_at(path, i)}: {problem}" for problem in _mermaid_problems(token.content)]
-    if not count and kind_of(path) in ("lesson", "old lesson"):
+    if not count and kind_of(path) == "lesson":
         problems.append(f"{_name(path)} has no diagram: expected at least one ```mermaid block.")
     return problems
 

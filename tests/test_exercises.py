@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import tempfile
 import threading
 import time
@@ -19,15 +20,19 @@ import numpy as np
 import pytest
 import torch
 from fastapi import FastAPI
+from peft import PeftModel
 from pydantic import BaseModel
 from ray import serve, tune
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from helpers.exercises import lora, one_core, start_here, tasks_and_actors, verdict, watched
+from helpers.exercises import capstone, lora, one_core, serve_gptj, start_here, tasks_and_actors, verdict, watched
+from helpers.exercises import inside_an_llm_server as llm_server
 from helpers.exercises import serve as serving
 from helpers.exercises.verdict import Verdict, exercise_check, right
 from tests.exercise_answers import (
     actor_patterns,
     fine_tuning_with_lora,
+    inside_an_llm_server,
     memory_under_pressure,
     n00,
     n01,
@@ -38,6 +43,7 @@ from tests.exercise_answers import (
     n06,
     n07,
     n08,
+    n12,
     one_core_well_used,
     operating_a_service,
     planning_six_billion,
@@ -64,6 +70,8 @@ ANSWERS = {
     "deep_dives/actor_patterns": actor_patterns,
     "deep_dives/memory_under_pressure": memory_under_pressure,
     "deep_dives/fine_tuning_with_lora": fine_tuning_with_lora,
+    "deep_dives/inside_an_llm_server": inside_an_llm_server,
+    "12_capstone": n12,
 }
 EXERCISES = {
     (notebook, number): (check, module.WRONG[number, check], module.RIGHT[number, check])
@@ -79,18 +87,36 @@ NEEDS_RAY = {
     "multiplexed",
     "temperature",
     "fallback",
+    "one_speech",
+    "adapted",
     "steps_per_second",
     "train_all",
     "answers_only",
     "overall_perplexity",
     "all_voices",
+    "front_door",
+    "passages",
+    "search",
+    "service",
+    "pipeline",
 }
 RAY_MODULES = ("tasks_and_actors", "actor_patterns", "object_store", "memory_under_pressure")
-OF_SERVE = (serving.multiplexed, serving.temperature, serving.fallback)  # their answers are made when Serve runs
+# Their answers are made when Serve runs.
+OF_SERVE = (
+    serving.multiplexed,
+    serving.temperature,
+    serving.fallback,
+    serve_gptj.one_speech,
+    serve_gptj.adapted,
+    llm_server.front_door,
+    capstone.service,
+)
 STORAGE = tempfile.TemporaryDirectory()  # where a notebook keeps its runs
 # Where Ray runs for each answer, so many of its wrong and of its right answers are tried in make test, and all in
 # make test-all.
 MANY = {1: 2, 2: 1}
+# Each of these trains with real workers for a minute; the solution does it in make test.
+FEWER = {capstone.pipeline: {1: 0, 2: 0}}
 
 
 def needs_ray(check: Callable) -> bool:
@@ -113,7 +139,7 @@ def cases(which: int) -> list[Any]:
             exercise[0],
             case,
             id=f"{short_name(notebook)}-{number}-{named(case[0] if which == 1 else case, place)}",
-            marks=[pytest.mark.long] if needs_ray(exercise[0]) and place >= MANY[which] else [],
+            marks=[pytest.mark.long] if needs_ray(exercise[0]) and place >= FEWER.get(exercise[0], MANY)[which] else [],
         )
         for (notebook, number), exercise in EXERCISES.items()
         for place, case in enumerate(exercise[which])
@@ -127,9 +153,10 @@ def services(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     def start(check: Callable) -> None:
         if needs_ray(check):
             request.getfixturevalue("ray_session")
-        if check in OF_SERVE:
+        if check in (*OF_SERVE, capstone.pipeline):
             port = request.getfixturevalue("serve_port")
-            monkeypatch.setattr(serving, "DEFAULT_URL", f"http://127.0.0.1:{port}")
+            for module in (serving, capstone):
+                monkeypatch.setattr(module, "DEFAULT_URL", f"http://127.0.0.1:{port}")
 
     return start
 
@@ -174,6 +201,15 @@ def cell_with(notebook: str, tag: str) -> str:
     return next(cell.source for cell in cells if tag in cell.metadata.get("tags", []))
 
 
+def solution_of(notebook: str, number: int) -> str:
+    """The cell of a solution; with it, in the capstone, those that its steps are built on."""
+    if "capstone" not in notebook:
+        return cell_with(notebook, f"solution-{number}")
+    cells = nbformat.read(NOTEBOOKS / f"{notebook}.ipynb", 4).cells
+    wanted = re.compile(rf"given|solution-[1-{number}]b?")
+    return "\n".join(c.source for c in cells if any(wanted.fullmatch(tag) for tag in c.metadata.get("tags", [])))
+
+
 def verdict_of_cells(answer: str, check_cell: str, check: Callable) -> Verdict:
     """What a check says about the cell of an answer, as in the notebook."""
     import ray
@@ -189,6 +225,8 @@ def verdict_of_cells(answer: str, check_cell: str, check: Callable) -> Verdict:
     }
     # What the cells of 06 above its exercises have imported; None: the url of the check's own.
     names.update(url=None, FastAPI=FastAPI, BaseModel=BaseModel)
+    # Those of 08.
+    names.update(AutoModelForCausalLM=AutoModelForCausalLM, AutoTokenizer=AutoTokenizer, PeftModel=PeftModel)
     names.update(torch=torch, check=__import__(check.__module__, fromlist=["check"]))
     # As in a notebook: this module's own `from __future__ import annotations` stays out of the cell.
     exec(compile(answer, "cell", "exec", dont_inherit=True), names)
@@ -211,7 +249,7 @@ def test_stub_is_not_solved_yet(services: Callable, notebook: str, number: int) 
 def test_solution_is_right(services: Callable, notebook: str, number: int) -> None:
     check = EXERCISES[notebook, number][0]
     services(check)
-    solution = cell_with(f"solutions/{Path(notebook).name}", f"solution-{number}")
+    solution = solution_of(f"solutions/{Path(notebook).name}", number)
     found = verdict_of_cells(solution, cell_with(notebook, f"check-{number}"), check)
     assert found.status == "right", found
 

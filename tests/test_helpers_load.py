@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pandas as pd
 import pytest
 
-from helpers.load import LoadGenerator, per_second, summary
+from helpers.load import LoadGenerator, per_second, stream_summary, summary
 
 pytestmark = pytest.mark.fast
 
@@ -120,3 +120,73 @@ def test_summary_and_counts_of_known_rows() -> None:
     assert per_second(rows, 10, range(-1, 5)) == ([-1, 0, 1, 2, 3, 4], [0, 1, 2, 0, 1, 0])
     with pytest.raises(ValueError, match="at least one request"):
         summary(rows[:0])
+
+
+class Stream(BaseHTTPRequestHandler):
+    """Streams as its prompt says: to the end, with an error in the middle, broken off, or refused."""
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        assert body["stream"] is True and body["stream_options"] == {"include_usage": True}
+        self.send_response(400 if body["prompt"] == "refused" else 200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        for text in ("", "But ", "soft"):  # an empty piece is no first token
+            time.sleep(0.1)
+            self.say({"choices": [{"text": text}]})
+        if body["prompt"] == "error":
+            self.say({"error": {"message": "the replica was lost"}})
+        if body["prompt"] == "good":
+            self.say({"choices": [], "usage": {"completion_tokens": 2}})
+            self.wfile.write(b"data: [DONE]\n\n")
+
+    def say(self, data: dict) -> None:
+        self.wfile.write(f"data: {json.dumps(data)}\n\n".encode())
+        self.wfile.flush()
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def stream_url() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Stream)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def test_streams_say_when_the_first_text_came_and_how_they_ended(load: LoadGenerator, stream_url: str) -> None:
+    streams = load.run_streams(stream_url, [{"prompt": "good"}], clients=3, seconds=0.5)
+    assert len(streams) >= 3 and set(streams["error"]) == {""} and set(streams["tokens"]) == {2}
+    assert (streams["first"] >= 0.2).all() and (streams["first"] < streams["seconds"]).all()
+    found = stream_summary(streams)
+    assert found["failed"] == 0 and found["first token, p50 ms"] >= 200
+    span = (streams["start"] + streams["seconds"]).max() - streams["start"].min()
+    assert found["tokens per second"] == pytest.approx(2 * len(streams) / span)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "error"), [("error", "the replica was lost"), ("cut", "the connection was lost"), ("refused", "data: ")]
+)
+def test_streams_that_do_not_end_well_are_failures(
+    load: LoadGenerator, stream_url: str, prompt: str, error: str
+) -> None:
+    streams = load.run_streams(stream_url, [{"prompt": prompt}], clients=1, seconds=0.1)
+    assert streams["error"].str.startswith(error).all() and set(streams["tokens"]) == {0}
+    assert stream_summary(streams)["failed"] == len(streams)
+
+
+def test_nobody_listens(load: LoadGenerator) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        streams = load.run_streams(f"http://127.0.0.1:{probe.getsockname()[1]}", [{"prompt": "good"}], 1, 0.1)
+    assert set(streams["status"]) == {0} and set(streams["error"]) == {"the connection was lost"}
+
+
+def test_streams_need_bodies_clients_and_rows(load: LoadGenerator, stream_url: str) -> None:
+    for bodies, clients in (([], 1), ([{"prompt": "good"}], 0)):
+        with pytest.raises(ValueError, match="at least one body and one client"):
+            load.run_streams(stream_url, bodies, clients, 1)
+    with pytest.raises(ValueError, match="at least one stream"):
+        stream_summary(pd.DataFrame(columns=["start", "seconds", "first", "tokens", "error"]))

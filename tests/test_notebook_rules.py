@@ -36,7 +36,7 @@ flowchart LR
 
 ![A worker](picture.png) and [the recap](#Recap)."""
 PIXEL = "iVBORw0KGgo="
-LESSON, OLD_LESSON = "03_lesson.ipynb", "08_serve_gptj.ipynb"
+LESSON = "03_lesson.ipynb"
 DEEP_DIVE, REFERENCE_PAGE = f"{DEEP_DIVES}/patterns.ipynb", f"{REFERENCE}/older_code.ipynb"
 Edit = Callable[[Any], None]
 
@@ -89,14 +89,6 @@ def good_lesson() -> Any:
         new_markdown_cell("## Recap\n\nDone."),
         code("ray.shutdown()"),
     ]
-    return finished(cells)
-
-
-def good_old_lesson() -> Any:
-    """As good_lesson, in the pattern of the lessons that have not been rebuilt."""
-    cells = good_lesson().cells
-    cells[0].source = OPENING.replace("about 30 minutes with the exercises; the cells alone", "the cells")
-    cells[17].source = "## Older code you will meet\n\nNone.\n\n## Exercises"
     return finished(cells)
 
 
@@ -159,8 +151,6 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "page.md").write_text("# A page\n\n## What's here\n")
     nbformat.write(good_lesson(), tmp_path / LESSON)
     nbformat.write(good_solution(), tmp_path / SOLUTIONS / LESSON)
-    nbformat.write(good_old_lesson(), tmp_path / OLD_LESSON)
-    nbformat.write(good_solution(), tmp_path / SOLUTIONS / OLD_LESSON)
     for where, notebook in ((DEEP_DIVE, good_deep_dive()), (REFERENCE_PAGE, good_reference())):
         path = tmp_path / where
         path.parent.mkdir()
@@ -410,13 +400,6 @@ BAD: list[tuple[str, str, Edit, str]] = [
     ("code_is_safe", "python -m pip", source(4, "!python -m pip install x"), "installs"),
 ]
 
-BAD_OLD_LESSONS: list[tuple[str, str, Edit, str]] = [
-    ("headings_are_in_order", "missing", source(18, "## Exercises"), "'## Older code you will meet' once"),
-    ("time_is_measured", "no line", replaced(1, "about 40 seconds on", "a minute on"), "expected a line '**Time:**"),
-    ("length_is_that_of_a_lesson", "too few", few_code_cells, "code cells, expected 10 to 45"),
-    ("exercises_have_checks_and_solutions", "no solution", third_exercise, "tagged solution-3"),
-]
-
 BAD_DEEP_DIVES: list[tuple[str, str, Edit, str]] = [
     ("opening_is_complete", "line missing", replaced(1, "**You need:**", "Needed:"), "lacks **You need:**"),
     ("headings_are_in_order", "no recap", source(9, "Done."), "'## Recap' once"),
@@ -468,7 +451,7 @@ def identify(case: tuple[Any, ...]) -> str:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_good_notebooks_have_no_problem(folder: Path, rule: str) -> None:
-    for where in (LESSON, OLD_LESSON, DEEP_DIVE, REFERENCE_PAGE, f"{SOLUTIONS}/{LESSON}"):
+    for where in (LESSON, DEEP_DIVE, REFERENCE_PAGE, f"{SOLUTIONS}/{LESSON}"):
         assert RULES[rule](folder / where, load(folder / where)) == []
 
 
@@ -481,7 +464,6 @@ def test_bad_lesson_goes_red(folder: Path, case: tuple[str, str, Edit, str]) -> 
 
 
 OTHERS = {
-    OLD_LESSON: BAD_OLD_LESSONS,
     DEEP_DIVE: BAD_DEEP_DIVES,
     REFERENCE_PAGE: BAD_REFERENCES,
     f"{SOLUTIONS}/{LESSON}": BAD_SOLUTIONS,
@@ -532,13 +514,12 @@ def test_notebooks_are_found_in_all_folders(tmp_path: Path, monkeypatch: pytest.
 def test_kinds_of_notebooks(tmp_path: Path) -> None:
     names = (
         "01_a.ipynb",
-        "08_serve_gptj.ipynb",
         "deep_dives/a.ipynb",
         "reference/c.ipynb",
         "solutions/a.ipynb",
     )
     kinds = [notebook_rules.kind_of(tmp_path / name) for name in names]
-    assert kinds == ["lesson", "old lesson", "deep dive", "reference", "solution"]
+    assert kinds == ["lesson", "deep dive", "reference", "solution"]
 
 
 def test_a_problem_names_the_folder_and_a_link_leads_back_to_the_lesson(folder: Path) -> None:

@@ -12,7 +12,7 @@ from tests.notebook_rules import NOTEBOOKS, REPOSITORY, RULES, SOLUTIONS, kind_o
 pytestmark = pytest.mark.fast
 
 PATHS = notebook_paths()
-LESSONS = [path for path in PATHS if kind_of(path) in ("lesson", "old lesson")]
+LESSONS = [path for path in PATHS if kind_of(path) == "lesson"]
 OPTIONAL = [path for path in PATHS if kind_of(path) in ("deep dive", "reference")]
 
 

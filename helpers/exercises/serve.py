@@ -36,7 +36,7 @@ def temperature(answer: Any, url: str | None = None) -> Verdict:
     """Exercise 1: a typed deployment. Needs a running Serve, at the url."""
     from ray import serve
 
-    if (problem := _no_deployment(answer, ("celsius",))) is not None:
+    if (problem := deployment_problem(answer, ("celsius",))) is not None:
         return problem
     try:
         serve.run(answer.bind(), name="exercise-1", route_prefix="/exercise-1")
@@ -164,7 +164,7 @@ def fallback(answer: Any) -> Verdict:
     """Exercise 2: a deployment that asks a second one if the first one fails. Needs a running Ray."""
     from ray import serve
 
-    if (problem := _no_deployment(answer, ("ask",))) is not None:
+    if (problem := deployment_problem(answer, ("ask",))) is not None:
         return problem
     light = {"ray_actor_options": {"num_cpus": 0.1}}
     first, second = (serve.deployment(**light)(kind).options(name=kind.__name__) for kind in (_Picky, _Patient))
@@ -172,14 +172,14 @@ def fallback(answer: Any) -> Verdict:
         handle = serve.run(answer.bind(first.bind(), second.bind()), name="exercise-2", route_prefix="/exercise-2")
         for question, expected in QUESTIONS.items():
             try:
-                got = _result(handle.ask.remote(question))
+                got = result(handle.ask.remote(question))
             except Exception as error:
                 hint = "Put `await self.first.answer.remote(text)` into a try; any exception means: ask the second one."
                 return not_right(f"{type(error).__name__} for {question!r}", repr(expected), hint)
             if got != expected:
                 hint = "Return what the first one answers; if it raises, return what the second one answers."
                 return not_right(f"{got!r} for {question!r}", repr(expected), hint)
-        asked = _result(serve.get_deployment_handle("_Patient", "exercise-2").calls.remote())
+        asked = result(serve.get_deployment_handle("_Patient", "exercise-2").calls.remote())
     finally:
         serve.delete("exercise-2")
     needed = [question for question, expected in QUESTIONS.items() if expected.startswith("second")]
@@ -306,7 +306,7 @@ def multiplexed(answer: Any) -> Verdict:
     """Deep dive, exercise 2: one replica with several models, the last two stay loaded. Needs a running Ray."""
     from ray import serve
 
-    if (problem := _no_deployment(answer, ("get_model", "__call__"))) is not None:
+    if (problem := deployment_problem(answer, ("get_model", "__call__"))) is not None:
         return problem
     try:
         handle = serve.run(answer.bind(), name=APPLICATION, route_prefix="/many-models")
@@ -322,17 +322,21 @@ def multiplexed(answer: Any) -> Verdict:
 
 
 def _ask(handle: Any, text: str) -> Any:
-    return _result(handle.remote(text))
+    return result(handle.remote(text))
 
 
-def _result(response: Any) -> Any:
+def result(response: Any) -> Any:
+    """What a call through a handle of Serve returns, also in a notebook. Source: written for this course."""
     # In a thread: a notebook runs an event loop, and Serve refuses to block one.
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(lambda: response.result(timeout_s=20)).result()
 
 
-def _no_deployment(answer: Any, methods: tuple[str, ...]) -> Verdict | None:
-    """What keeps an answer from being deployed; raises NotImplementedError for a stub, which needs no replica."""
+def deployment_problem(answer: Any, methods: tuple[str, ...]) -> Verdict | None:
+    """What keeps an answer from being deployed; raises NotImplementedError for a stub, which needs no replica.
+
+    Source: written for this course.
+    """
     from ray import serve
 
     if not isinstance(answer, serve.Deployment):

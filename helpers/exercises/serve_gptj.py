@@ -1,183 +1,183 @@
-"""Checks of the exercises of notebook 08. None of them needs Ray."""
+"""Checks of the exercises of notebook 08. They need a running Ray."""
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Callable, Iterable, Iterator
+import asyncio
+import contextlib
+import queue
+import shutil
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from helpers.exercises.formulas import judge_formula
-from helpers.exercises.verdict import Verdict, as_list, described, exercise_check, not_right, right
+from helpers import data
+from helpers.exercises.serve import deployment_problem, result
+from helpers.exercises.verdict import Verdict, described, exercise_check, not_right, right
+
+STOP = "\n\n"
+# What the model writes, in the pieces in which it comes.
+SPEECHES: dict[str, list[str]] = {
+    "one piece": ["To be", ", or not", "\n\nOPHELIA.", " Good my lord"],
+    "two pieces": ["Who's ", "there?\n", "\nFRANCISCO.", " Nay"],
+    "lines": ["O Romeo,\n", "Romeo! ", "wherefore\nart", " thou\n", "Romeo?\n\n", "ROMEO."],
+    "three line breaks": ["Words,", "\n", "\n", "\nwords."],
+    "no stop": ["The rest", " is\n", "silence.", "\n"],
+    "at once": ["\n\nHAMLET."],
+    "nothing": [],
+}
+TOKENS = 17  # max_tokens of the requests
+PATIENCE_S = 8.0  # for a piece that could come at once
+LIGHT = {"num_cpus": 0}  # beside what the notebook runs
 
 
-def _distributions() -> list[tuple[Any, float]]:
-    """Probabilities and p. None of the sums is p but for rounding, except where it is p exactly."""
-    import torch
+class _Script:
+    """Plays the writer: it says the next piece only when it is told to."""
 
-    cases = [
-        ([0.1, 0.5, 0.05, 0.3, 0.05], 0.75),
-        ([0.2, 0.2, 0.6], 0.5),
-        ([0.25, 0.5, 0.25], 0.5),
-        ([0.125, 0.5, 0.25, 0.125], 1.0),
-        ([0.05, 0.9, 0.05], 0.01),
-        ([0.25, 0.25, 0.25, 0.25], 0.5),
-        ([0.3, 0.06, 0.3, 0.04, 0.3], 0.5),  # any two of three equal ones
-        ([1.0], 0.9),
-    ]
-    generator = torch.Generator().manual_seed(8)
-    # A model's probabilities: their sum is 1 but for rounding, above it or below it.
-    drawn = [torch.softmax(2 * torch.randn(size, generator=generator), dim=0) for size in (7, 50, 50, 300)]
-    return [(torch.tensor(values), p) for values, p in cases] + [(d, p) for d in drawn for p in (0.3, 0.9, 1.0)]
+    def __init__(self) -> None:
+        self.allowed: dict[str, int] = {}
+        self.asked: list[Any] = []
+        self.under_way: set[str] = set()
 
-
-@exercise_check
-def top_p(answer: Callable[[Any, float], Any]) -> Verdict:
-    """Exercise 1: the smallest set of likeliest tokens whose probabilities add up to at least p."""
-    for probabilities, p in _distributions():
-        values = probabilities.tolist()
+    async def stream(self, prompt: str, max_tokens: int = 40) -> Any:
+        self.asked.append(max_tokens)
+        self.under_way.add(prompt)
         try:
-            got = as_list(answer(probabilities.clone(), p))
-        except (IndexError, StopIteration) as error:
-            hint = "Rounding can keep the sum of all probabilities just below p = 1: then all tokens stay."
-            return not_right(f"{described(error)}, for {_rounded(values)} and p = {p}", "probabilities", hint)
-        if got is None or len(got) != len(values) or not all(isinstance(value, float) for value in got):
-            hint = "Return the probabilities, not their places."
-            return not_right(repr(got), f"a tensor of {len(values)} probabilities", hint)
-        kept = _kept(values, p)
-        if not _right_share(got, values, kept):
-            total = sum(values[i] for i in kept)
-            expected = [round(value / total, 4) if i in kept else 0.0 for i, value in enumerate(values)]
-            shown = [round(value, 4) for value in got]
-            return not_right(f"{shown} for {_rounded(values)} and p = {p}", expected, _top_p_hint(got, values, kept, p))
-    return right("few tokens where the model is sure, many where it is not.")
+            for number, piece in enumerate(SPEECHES[prompt]):
+                while self.allowed.get(prompt, 0) <= number:
+                    await asyncio.sleep(0.01)
+                yield piece
+            while self.allowed.get(prompt, 0) <= len(SPEECHES[prompt]):
+                await asyncio.sleep(0.01)
+        finally:
+            self.under_way.discard(prompt)
 
+    def is_under_way(self, prompt: str) -> bool:
+        return prompt in self.under_way
 
-def _rounded(values: list[float]) -> list[float]:
-    return [round(value, 4) for value in values]
+    def allow(self, prompt: str, pieces: int) -> None:
+        self.allowed[prompt] = pieces
 
-
-def _kept(values: list[float], p: float) -> list[int]:
-    """Places of the tokens that stay; all of them where rounding keeps their sum below p."""
-    order = sorted(range(len(values)), key=lambda i: -values[i])
-    sums = itertools.accumulate(values[i] for i in order)
-    return order[: next((i + 1 for i, total in enumerate(sums) if total >= p - 1e-6), len(values))]
-
-
-def _right_share(got: list[float], values: list[float], kept: list[int]) -> bool:
-    """Whether as many tokens stay as are needed, the likeliest ones, each with its share; of equal ones, any."""
-    found = [i for i, value in enumerate(got) if value != 0]
-    if sorted(values[i] for i in found) != sorted(values[i] for i in kept):
-        # With p = 1, the least of many may stay or go: the sum before it is 1 but for rounding.
-        if abs(sum(values[i] for i in found) - sum(values[i] for i in kept)) > 1e-6:
-            return False
-    total = sum(values[i] for i in kept)
-    return all(abs(got[i] - values[i] / total) < 2e-5 for i in found)
-
-
-def _top_p_hint(got: list[float], values: list[float], kept: list[int], p: float) -> str:
-    found = [i for i, value in enumerate(got) if value != 0 and not math.isnan(value)]
-    total = sum(values[i] for i in kept)
-    least = min(values[i] for i in kept)
-    if not found:
-        return "The likeliest token always stays, also where p is smaller than its probability."
-    if sorted(_rounded(got)) == sorted(_rounded([values[i] / total for i in kept] + [0.0] * (len(values) - len(kept)))):
-        return "The right values in other places: put each back where its token stands."
-    if sorted(found) == sorted(kept):
-        if all(abs(got[i] - values[i] / p) < 1e-4 for i in found):
-            return "Divide by the sum of what is left, not by p: the sum is mostly more than p."
-        return "The right tokens: divide what is left by its sum, so that it adds up to 1 again."
-    if len(found) > len(kept) and all(values[i] >= least for i in found):
-        return "Of equally likely tokens, only as many stay as are needed."
-    if set(found) < set(kept):
-        return "The token that brings the sum over p belongs to the set."
-    if set(found) > set(kept):
-        return "The smallest set: no token more once the sum has reached p."
-    return "Sort, add up, and keep the likeliest tokens until the sum reaches p."
-
-
-SIMPLE_STREAMS = [
-    (["To be", ", or\n", "\nHAM", "LET"], "\n\n"),
-    (["a\n", "b\n", "c"], "\n\n"),
-    (["to", "day", " END of"], "END"),
-    (["the E", "N", "d, the E", "ND", "!"], "END"),
-    (["the end E", "N", "D", "!"], "END"),
-    (["aa", "ab", "x"], "aab"),
-    (["stop E"], "END"),
-    (["x", "END"], "END"),
-    (["a END b END c"], "END"),
-    (["To be. ", "Or"], "."),
-    (["", "To ", "", "E", "", "ND", "b"], "END"),
-    ([], "END"),
-]
-# Each of these texts comes in all its splits: stops in one, two and more pieces, stops that overlap
-# themselves, beginnings of a stop that go on otherwise, and ends with which no stop can begin.
-SPLIT_TEXTS = [
-    ("aEND b", "END"),
-    ("ENEND.", "END"),
-    ("ababac", "abac"),
-    ("aaaab-", "aab"),
-    ("a\n\n\nb", "\n\n"),
-    ("xabxab", "abab"),
-    ("NDE EN", "END"),
-    ("a.b.c", "."),
-    ("ENDEND", "END"),
-]
+    def max_tokens(self) -> list[Any]:
+        return self.asked
 
 
 @exercise_check
-def until(answer: Callable[[Iterable[str], str], Iterable[str]]) -> Verdict:
-    """Exercise 2: text up to a stop that may come in several pieces, each part as early as possible."""
-    streams = [*SIMPLE_STREAMS, *((pieces, stop) for text, stop in SPLIT_TEXTS for pieces in _splits(text))]
-    for pieces, stop in streams:
-        taken = [0]
+def one_speech(answer: Any) -> Verdict:
+    """Exercise 1: a deployment that passes on a stream up to the first empty line."""
+    from ray import serve
 
-        def come(pieces: list[str] = pieces, taken: list[int] = taken) -> Iterator[str]:
-            for piece in pieces:
-                taken[0] += 1
-                yield piece
-
-        answered = answer(come(), stop)
-        if not isinstance(answered, Iterator):
-            hint = "Use yield, so that the client need not wait for the end."
-            return not_right(f"a {type(answered).__name__}", "a generator", hint)
-        got = [(taken[0], text) for text in itertools.islice(answered, 100)]
-        wrong = _wrong_stream(got, pieces, stop, taken[0])
-        if wrong is not None:
-            return wrong
-    return right("no part of the stop is seen, and nothing waits longer than it must.")
-
-
-def _splits(text: str) -> Iterator[list[str]]:
-    """All ways to cut a text into pieces."""
-    for cuts in itertools.product((False, True), repeat=len(text) - 1):
-        places = [0, *(i + 1 for i, cut in enumerate(cuts) if cut), len(text)]
-        yield [text[a:b] for a, b in itertools.pairwise(places)]
+    if (problem := deployment_problem(answer, ("stream",))) is not None:
+        return problem
+    script = serve.deployment(ray_actor_options=LIGHT, max_ongoing_requests=100)(_Script).options(name="Script")
+    try:
+        app = answer.options(ray_actor_options=LIGHT).bind(script.bind())
+        handle = serve.run(app, name="exercise-1", route_prefix=None)
+        writer = serve.get_deployment_handle("Script", "exercise-1")
+        for prompt, pieces in SPEECHES.items():
+            wrong = _judge_speech(handle, writer, prompt, pieces)
+            if wrong is not None:
+                return wrong
+        asked = result(writer.max_tokens.remote())
+        if set(asked) != {TOKENS}:
+            hint = "Pass max_tokens on to the writer."
+            return not_right(f"max_tokens {sorted(set(asked), key=str)} at the writer", TOKENS, hint)
+    finally:
+        serve.delete("exercise-1")
+    return right("the speech ends at the empty line, and nothing waits longer than it must.")
 
 
-def _wrong_stream(got: list[tuple[int, Any]], pieces: list[str], stop: str, taken: int) -> Verdict | None:
-    given = f"the pieces {pieces} and the stop {stop!r}"
-    whole = "".join(pieces)
-    text = whole.partition(stop)[0]
-    for _, piece in got:
-        if not isinstance(piece, str):
-            return not_right(f"{piece!r} for {given}", "text", "Yield pieces of text, one after the other.")
-    said = "".join(piece for _, piece in got)
+def _judge_speech(handle: Any, writer: Any, prompt: str, pieces: list[str]) -> Verdict | None:
+    """Let the pieces come one by one, and look what has arrived after each."""
+    arrived: queue.Queue[Any] = queue.Queue()
+    threading.Thread(target=_read, args=(handle, prompt, arrived), daemon=True).start()
+    whole, said = "".join(pieces), ""
+    text = whole.partition(STOP)[0]
+    given = f"the pieces {pieces}"
+    for count, early in enumerate(_early(pieces), start=1):
+        result(writer.allow.remote(prompt, count))
+        said, problem = _take(arrived, said, early, given)
+        if problem is not None:
+            return problem
+        if len(said) < early:
+            hint = "Keep back only a line break at the end, because it may be the first of two; all before it can go."
+            return not_right(f"{said!r} after {count} of {given}", repr(whole[:early]), hint)
+        if not text.startswith(said):
+            return not_right(f"{said!r} for {given}", repr(text), _stream_hint(said, text, whole, STOP))
+        if STOP in "".join(pieces[:count]):
+            break
+    if STOP not in whole:
+        result(writer.allow.remote(prompt, len(pieces) + 1))
+    ended, more, problem = _end(arrived, given)
+    if problem is not None:
+        return problem
+    said += more
     if said != text:
-        return not_right(f"{said!r} for {given}", repr(text), _stream_hint(said, text, whole, stop))
-    if any(not piece for _, piece in got):
+        return not_right(f"{said!r} for {given}", repr(text), _stream_hint(said, text, whole, STOP))
+    if not ended:
+        hint = "Return when the empty line has come: each further piece is work for the model that nobody reads."
+        return not_right(f"a stream that goes on, for {given}", "its end", hint)
+    end = time.monotonic() + PATIENCE_S
+    while result(writer.is_under_way.remote(prompt)):
+        if time.monotonic() > end:
+            hint = "Keep what stream.remote(...) returns, and call its cancel() before you return."
+            return not_right(f"a writer that goes on for nobody, for {given}", "its stream cancelled", hint)
+        time.sleep(0.1)
+    return None
+
+
+END = object()
+
+
+def _read(handle: Any, prompt: str, arrived: queue.Queue[Any]) -> None:
+    """In a thread: what comes goes into a queue, an error and the end as well."""
+    try:
+        for piece in handle.options(stream=True).stream.remote(prompt, max_tokens=TOKENS):
+            arrived.put(piece)
+        arrived.put(END)
+    except Exception as error:
+        arrived.put(error)
+
+
+def _take(arrived: queue.Queue[Any], said: str, length: int, given: str) -> tuple[str, Verdict | None]:
+    """Take pieces until the text is long enough, or nothing comes any more."""
+    while len(said) < length:
+        try:
+            piece = arrived.get(timeout=PATIENCE_S)
+        except queue.Empty:
+            break
+        if piece is END:
+            arrived.put(END)
+            break
+        if (problem := _no_text(piece, given)) is not None:
+            return said, problem
+        said += piece
+    return said, None
+
+
+def _end(arrived: queue.Queue[Any], given: str) -> tuple[bool, str, Verdict | None]:
+    """Whether the stream ends, what else it says until then, and what is wrong with that."""
+    more = ""
+    with contextlib.suppress(queue.Empty):
+        while (piece := arrived.get(timeout=PATIENCE_S)) is not END:
+            if (problem := _no_text(piece, given)) is not None:
+                return False, more, problem
+            more += piece
+        return True, more, None
+    return False, more, None
+
+
+def _no_text(piece: Any, given: str) -> Verdict | None:
+    if isinstance(piece, Exception):
+        hint = "Read the writer with `async for piece in self.writer.stream.remote(...)`, and yield text."
+        return not_right(f"{described(piece)}, for {given}", "pieces of text", hint)
+    if not isinstance(piece, str):
+        return not_right(f"{piece!r} for {given}", "text", "Yield pieces of text, one after the other.")
+    if not piece:
         return not_right(f"an empty piece for {given}", "none", "Yield only if there is something to send.")
-    wanted = _early(pieces, stop)
-    for count in range(1, len(pieces) + 1):
-        sent = "".join(piece for number, piece in got if number <= count)
-        if len(sent) < wanted[count - 1]:
-            late = f"{sent!r} after {count} pieces, for {given}"
-            hint = "Keep back only an end with which the stop could begin; all before it can go."
-            return not_right(late, repr(whole[: wanted[count - 1]]), hint)
-    needed = next((n for n in range(1, len(pieces) + 1) if stop in "".join(pieces[:n])), len(pieces))
-    if taken > needed:
-        hint = "Return when the stop has come: each further piece is work for the model that nobody reads."
-        return not_right(f"{taken} pieces taken, for {given}", needed, hint)
     return None
 
 
@@ -202,84 +202,82 @@ def _stream_hint(said: str, text: str, whole: str, stop: str) -> str:
     return "Each character of the text is yielded once, in its order: keep what is not sent yet in one string."
 
 
-def _early(pieces: list[str], stop: str) -> list[int]:
+def _early(pieces: list[str]) -> Iterator[int]:
     """How many characters can be sent after each piece."""
-    lengths, so_far = [], ""
+    so_far = ""
     for piece in pieces:
         so_far += piece
-        text, found, _ = so_far.partition(stop)
-        held = 0 if found else max(n for n in range(len(stop)) if text.endswith(stop[:n]))
-        lengths.append(len(text) - held)
-    return lengths
+        text, found, _ = so_far.partition(STOP)
+        yield len(text) if found or not text.endswith("\n") else len(text) - 1
 
 
-def _slots(
-    gpu_gb: float,
-    parameters: int,
-    layers: int,
-    width: int,
-    context: int,
-    bytes_each: int = 2,
-    free: float = 0.1,
-    weights: int = 1,
-    vectors: int = 2,
-    gb: int = 10**9,
-    up: Callable[[float], float] = math.floor,
-    least: float = 0,
-    weight_bytes: int | None = None,
-) -> float:
-    """Rows beside the weights, or what one of the common mistakes gives."""
-    room = gpu_gb * gb * (1 - free) - weights * parameters * (bytes_each if weight_bytes is None else weight_bytes)
-    return max(least, up(room / (vectors * layers * width * context * bytes_each)))
+PROMPTS = {"ROMEO.": 12, "It is a truth": 5, "My dear,": 20}
 
 
 @exercise_check
-def slots(answer: Callable[..., int]) -> Verdict:
-    """Exercise 3: rows of full context that fit beside the weights."""
-    gptj = {"parameters": 6_050_882_784, "layers": 28, "width": 4096}
-    small = {"parameters": 6_831_104, "layers": 6, "width": 256}
-    cases: list[dict[str, Any]] = [
-        {"gpu_gb": 80, **gptj, "context": 2048},
-        {"gpu_gb": 24, **gptj, "context": 2048},
-        {"gpu_gb": 16, **gptj, "context": 512},
-        {"gpu_gb": 12, **gptj, "context": 2048},
-        {"gpu_gb": 14, **gptj, "context": 2048},  # the weights fit, and less than one row
-        {"gpu_gb": 40, **gptj, "context": 2048, "bytes_each": 4},
-        {"gpu_gb": 40, **gptj, "context": 300, "bytes_each": 1},
-        {"gpu_gb": 1, **small, "context": 256, "bytes_each": 4},
-    ]
-    variants: dict[str, dict[str, Any]] = {
-        "Not even the weights fit: that is 0 rows, not fewer.": {"least": -math.inf},
-        "A key and a value: two vectors for each token and layer.": {"vectors": 1},
-        "A tenth of the card stays free.": {"free": 0},
-        "A tenth of the whole card stays free, not nine tenths.": {"free": 0.9},
-        "The weights take parameters * bytes_each from the same memory.": {"weights": 0},
-        "Half a row is none: round down.": {"up": math.ceil},
-        "Half a row is none: round down, not to the nearest.": {"up": round},
-        "Rows are a whole number: round down.": {"up": lambda rows: rows},
-        "At least one row is no answer: where none fits, it is 0.": {"least": 1},
-        "A GB is 10**9 bytes here, not 2**30.": {"gb": 2**30},
-        "Each number takes bytes_each bytes, in the weights as in the memory.": {"weight_bytes": 1},
-        "Each number takes bytes_each bytes, in the weights as well: not always 2.": {"weight_bytes": 2},
-        "Each number takes bytes_each bytes, in the weights as well: not always 4.": {"weight_bytes": 4},
-    }
-    mistakes = {hint: _with(changed) for hint, changed in variants.items()}
-    mistakes["A tenth of the whole card stays free, not of what the weights leave."] = _tenth_of_the_rest
-    mistakes["The memory of a row takes bytes_each for each number, too."] = _rows_of_two_bytes
-    hint = "Room: gpu_gb * 10**9 * 0.9 less the weights. A row: 2 * layers * width * context * bytes_each."
-    wrong = judge_formula(answer, _slots, cases, mistakes, hint, whole=True)
-    return wrong or right("a card holds the weights once, and memory for each row: that is what limits a batch.")
+def adapted(answer: Any) -> Verdict:
+    """Exercise 2: a deployment of a base model with an adapter of LoRA."""
+    from ray import serve
+
+    if (problem := deployment_problem(answer, ("__init__", "__call__"))) is not None:
+        return problem
+    base = str(data.tiny_gptj())
+    with tempfile.TemporaryDirectory() as folder:
+        adapter = str(Path(folder) / "adapter")
+        without, expected = _make_adapter(base, adapter)
+        try:
+            app = answer.options(ray_actor_options=LIGHT).bind(base, adapter)
+            handle = serve.run(app, name="exercise-2", route_prefix=None)
+            shutil.rmtree(adapter)  # whoever needs it now would load it for each request
+            for prompt, tokens in PROMPTS.items():
+                try:
+                    got = result(handle.remote(prompt, tokens))
+                except Exception as error:
+                    hint = "Load both in __init__, once; __call__ only lets the model write."
+                    return not_right(described(error), repr(expected[prompt]), hint)
+                if not isinstance(got, str):
+                    return not_right(repr(got), "a text", "Decode the new tokens, and return the text.")
+                if got.strip() != expected[prompt].strip():
+                    return not_right(
+                        repr(got), repr(expected[prompt]), _adapter_hint(got, prompt, without[prompt], expected[prompt])
+                    )
+        finally:
+            serve.delete("exercise-2")
+    return right("a base model, a small file beside it, and another voice.")
 
 
-def _with(changed: dict[str, Any]) -> Callable[..., float]:
-    return lambda *arguments: _slots(*arguments, **changed)
+def _adapter_hint(got: str, prompt: str, without: str, expected: str) -> str:
+    if got.startswith(prompt):
+        return "Only the new text: leave out as many tokens as the prompt has, or as many characters."
+    if got.strip() == without.strip():
+        return "That is the base model alone: the adapter is not in use."
+    if got.startswith(expected) or expected.startswith(got):
+        return "The length is max_tokens: generate(max_new_tokens=max_tokens)."
+    return "Take the likeliest token at each place: do_sample=False."
 
 
-def _tenth_of_the_rest(gpu_gb: float, parameters: int, layers: int, width: int, context: int, each: int = 2) -> int:
-    room = 0.9 * (gpu_gb * 10**9 - parameters * each)
-    return max(0, math.floor(room / (2 * layers * width * context * each)))
+def _make_adapter(base: str, folder: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Store an adapter of random numbers; returns what the model writes without it and with it."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    tokenizer = AutoTokenizer.from_pretrained(base)
 
-def _rows_of_two_bytes(gpu_gb: float, parameters: int, layers: int, width: int, context: int, each: int = 2) -> int:
-    room = 0.9 * gpu_gb * 10**9 - parameters * each
-    return max(0, math.floor(room / (2 * layers * width * context * 2)))
+    def written(model: Any) -> dict[str, str]:
+        texts = {}
+        for prompt, tokens in PROMPTS.items():
+            inputs = tokenizer(prompt, return_tensors="pt")
+            new = model.generate(**inputs, max_new_tokens=tokens, do_sample=False)[0][inputs["input_ids"].shape[1] :]
+            texts[prompt] = tokenizer.decode(new)
+        return texts
+
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+    without = written(model)
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks Transformers for what will have another name
+        torch.manual_seed(8)
+        config = LoraConfig(r=4, lora_alpha=16, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+        adapted_model = get_peft_model(model, config).eval()
+    adapted_model.save_pretrained(folder)
+    return without, written(adapted_model)

@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 TIME_LIMIT = 90.0  # seconds for a whole check: far more than a right answer needs, also on a slow machine
 LONGEST = 400  # characters of an answer that a verdict repeats
@@ -124,7 +125,7 @@ class _Timer:
             signal.signal(signal.SIGALRM, self._before)
 
 
-def exercise_check(check: Callable[..., Verdict]) -> Callable[..., Verdict]:
+def exercise_check(check: Callable[..., Verdict] | None = None, *, seconds: float | None = None) -> Callable[..., Any]:
     """Make a check out of a function that judges an answer; a check never raises.
 
     The stub of an exercise raises NotImplementedError or leaves `...` as its
@@ -135,16 +136,22 @@ def exercise_check(check: Callable[..., Verdict]) -> Callable[..., Verdict]:
 
     Args:
         check: takes the learner's answer (or answers) and returns a Verdict.
+        seconds: for a check that runs real trainings or services, instead of TIME_LIMIT:
+            `@exercise_check(seconds=300)`.
 
     Source: written for this course.
     """
+
+    if check is None:
+        return functools.partial(exercise_check, seconds=seconds)
 
     @functools.wraps(check)
     def checked(*answers: object) -> Verdict:
         unsolved = Verdict("not solved yet", "replace the stub in the cell above, run it, then run this cell again.")
         if any(answer is ... for answer in answers):
             return unsolved
-        timer = _Timer(TIME_LIMIT)
+        limit = TIME_LIMIT if seconds is None else seconds
+        timer = _Timer(limit)
         try:
             with timer:
                 return check(*answers)
@@ -153,7 +160,7 @@ def exercise_check(check: Callable[..., Verdict]) -> Callable[..., Verdict]:
         except BaseException as error:  # also exit() and sys.exit()
             if timer.rang:
                 hint = "It waits for something that never comes, or a loop in it never ends."
-                return Verdict("not right", f"your code was still busy after {TIME_LIMIT:.0f} seconds. {hint}")
+                return Verdict("not right", f"your code was still busy after {limit:.0f} seconds. {hint}")
             if isinstance(error, KeyboardInterrupt):
                 raise
             return Verdict("not right", f"your code raised {described(error)}")
