@@ -38,7 +38,7 @@ PLAYS = (
 )  # of the split for training; of the others all works are taken
 MOST_WORDS = 40_000  # of one work: a novel is far longer than a play
 PART_WORDS = 2000
-FILES = 8
+FILES = 4
 DAMAGED = "\ufffd"  # what a decoder leaves of bytes that are no text
 
 

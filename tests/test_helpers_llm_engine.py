@@ -10,9 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from helpers import llm_engine
+from helpers import data, llm_engine
 from helpers.llm_engine import LLMServer
 from helpers.session import free_port
+from tools import store_llm_results
 
 pytestmark = pytest.mark.fast
 CONFIG = """
@@ -96,6 +97,13 @@ def test_stored_results_can_be_asked_for(environment: Path, monkeypatch: pytest.
     monkeypatch.setenv("RAY_COURSE_ENGINE", "stored")
     server = LLMServer(CONFIG, {}, 8001)
     assert server.url is None and server.about.startswith("You set RAY_COURSE_ENGINE=stored")
+
+
+def test_what_is_stored_is_what_the_notebook_shows() -> None:
+    stored = json.loads((data.REPOSITORY / "data" / "llm_engine.json").read_text())
+    shown = store_llm_results.results()
+    assert {name: stored[name] for name in shown} == shown, "run .venv/bin/python -m tools.store_llm_results"
+    assert [row["clients"] for row in stored["speed"]] == [1, 8, 32] and len(stored["answers"]) == 6
 
 
 def test_a_server_that_does_not_start_shows_its_log(environment: Path) -> None:

@@ -23,7 +23,7 @@ def test_the_lesson_shows_stored_results(monkeypatch: pytest.MonkeyPatch) -> Non
     texts = {tag: "".join(output.get("text", "") for output in cell.get("outputs", [])) for tag, cell in shown.items()}
     assert "stored on another machine" in texts["engine"]
     assert "6 of 6 answers" in texts["equal"]
-    assert "times our tokens per second" in texts["compare"] and "difference: 0.0" in texts["agree"]
+    assert "times our tokens per second" in texts["compare"] and "trainer: 0.0" in texts["agree"]
 
 
 @pytest.mark.skipif(not (llm_engine.ENVIRONMENT / ".ready").is_file(), reason="needs `make llm`")

@@ -598,7 +598,7 @@ def _judge_under_load(load: LoadGenerator, route: str) -> Verdict:
     turns = load.run_at_rate(route, mixed, rate=30, seconds=2)
     if (wrong := _too_slow(turns[turns["status"] == 200], turns[turns["status"] == 422])) is not None:
         return wrong
-    before, running = _replicas(), load.start(route, _bodies(), CLIENTS, 5)
+    before, running = _replicas(), load.start(route, _bodies(), CLIENTS, 4)
     time.sleep(1)
     ray.kill(ray.get_actor(before[0], namespace="serve"))
     killed = running.result()
@@ -642,7 +642,7 @@ def _too_slow(good: pd.DataFrame, refused: pd.DataFrame) -> Verdict | None:
 
 FINAL_EPOCHS = 4
 ROUTE = "author"
-UNSEEN = 100  # passages of either author
+UNSEEN = 60  # passages of either author
 
 
 @ray.remote(num_cpus=0)

@@ -31,7 +31,12 @@ SPEECHES: dict[str, list[str]] = {
 }
 TOKENS = 17  # max_tokens of the requests
 PATIENCE_S = 8.0  # for a piece that could come at once
-LIGHT = {"num_cpus": 0}  # beside what the notebook runs
+# Beside what the notebook runs; streams that an answer has left behind are not waited for.
+LIGHT = {
+    "ray_actor_options": {"num_cpus": 0},
+    "graceful_shutdown_timeout_s": 1,
+    "graceful_shutdown_wait_loop_s": 0.1,
+}
 
 
 class _Script:
@@ -72,9 +77,9 @@ def one_speech(answer: Any) -> Verdict:
 
     if (problem := deployment_problem(answer, ("stream",))) is not None:
         return problem
-    script = serve.deployment(ray_actor_options=LIGHT, max_ongoing_requests=100)(_Script).options(name="Script")
+    script = serve.deployment(**LIGHT, max_ongoing_requests=100)(_Script).options(name="Script")
     try:
-        app = answer.options(ray_actor_options=LIGHT).bind(script.bind())
+        app = answer.options(**LIGHT).bind(script.bind())
         handle = serve.run(app, name="exercise-1", route_prefix=None)
         writer = serve.get_deployment_handle("Script", "exercise-1")
         for prompt, pieces in SPEECHES.items():
@@ -226,7 +231,7 @@ def adapted(answer: Any) -> Verdict:
         adapter = str(Path(folder) / "adapter")
         without, expected = _make_adapter(base, adapter)
         try:
-            app = answer.options(ray_actor_options=LIGHT).bind(base, adapter)
+            app = answer.options(**LIGHT).bind(base, adapter)
             handle = serve.run(app, name="exercise-2", route_prefix=None)
             shutil.rmtree(adapter)  # whoever needs it now would load it for each request
             for prompt, tokens in PROMPTS.items():
@@ -261,7 +266,9 @@ def _make_adapter(base: str, folder: str) -> tuple[dict[str, str], dict[str, str
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(base)
 
     def written(model: Any) -> dict[str, str]:

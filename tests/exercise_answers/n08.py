@@ -58,10 +58,11 @@ class LooksAtEachPiece:
 
     async def stream(self, prompt, max_tokens=40):
         async for piece in self.writer.stream.remote(prompt, max_tokens):
-            if STOP in piece:
-                yield piece.partition(STOP)[0]
+            before, found, _ = piece.partition(STOP)
+            if before:
+                yield before
+            if found:
                 return
-            yield piece
 
 
 @serve.deployment
