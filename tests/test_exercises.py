@@ -165,6 +165,7 @@ def services(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wrong answers that wait in vain are given up sooner; a right one never waits."""
     monkeypatch.setattr(watched, "PATIENCE", 2.0)
+    monkeypatch.setattr(serve_gptj, "PATIENCE_S", 4.0)
 
 
 @pytest.mark.parametrize(("check", "case"), cases(1))

@@ -107,6 +107,8 @@ def _judge_speech(handle: Any, writer: Any, prompt: str, pieces: list[str]) -> V
         said, problem = _take(arrived, said, early, given)
         if problem is not None:
             return problem
+        if len(said) < early and STOP in "".join(pieces[:count]):
+            return not_right(f"{said!r} for {given}", repr(text), _stream_hint(said, text, whole, STOP))
         if len(said) < early:
             hint = "Keep back only a line break at the end, because it may be the first of two; all before it can go."
             return not_right(f"{said!r} after {count} of {given}", repr(whole[:early]), hint)

@@ -211,7 +211,7 @@ def with_hints(*pairs):
 # `make test` tries the first two wrong ones and the first right one.
 WRONG = {
     (1, serve_gptj.one_speech): with_hints(
-        (LooksAtEachPiece, "split over several pieces"),
+        (LooksAtEachPiece, "the beginning of the stop"),
         (one_speech(goes_on=True), "Return when the empty line has come"),
         (OnePiece, "Keep back only a line break"),
         (one_speech(cancel=False), "call its cancel()"),
