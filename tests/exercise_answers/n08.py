@@ -57,11 +57,13 @@ class LooksAtEachPiece:
         self.writer = writer.options(stream=True)
 
     async def stream(self, prompt, max_tokens=40):
-        async for piece in self.writer.stream.remote(prompt, max_tokens):
+        pieces = self.writer.stream.remote(prompt, max_tokens)
+        async for piece in pieces:
             before, found, _ = piece.partition(STOP)
             if before:
                 yield before
             if found:
+                pieces.cancel()
                 return
 
 
