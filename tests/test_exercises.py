@@ -115,8 +115,12 @@ STORAGE = tempfile.TemporaryDirectory()  # where a notebook keeps its runs
 # Where Ray runs for each answer, so many of its wrong and of its right answers are tried in make test, and all in
 # make test-all.
 MANY = {1: 2, 2: 1}
-# Each of these trains with real workers for a minute; the solution does it in make test.
-FEWER = {capstone.pipeline: {1: 0, 2: 0}}
+# Each of these starts replicas, or trains with real workers for a minute; the solution does it in make test, too.
+FEWER = {
+    capstone.pipeline: {1: 0, 2: 0},
+    serve_gptj.one_speech: {1: 1, 2: 0},
+    serve_gptj.adapted: {1: 1, 2: 0},
+}
 
 
 def needs_ray(check: Callable) -> bool:
