@@ -5,12 +5,12 @@ from __future__ import annotations
 import ast
 import asyncio
 import io
-import os
 import re
 import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nbformat
@@ -182,10 +182,10 @@ def test_autoscaling_has_one_deprecated_setting_and_no_other() -> None:
 
 
 class FakeServe:
-    """As much of Serve as the last cell of the notebook uses: two applications of its own, one of somebody else."""
+    """As much of Serve as the last cell of the notebook uses: its own applications, and perhaps one of others."""
 
-    def __init__(self) -> None:
-        self.applications, self.ended = {"fashion": 1, "default": 1, "of somebody else": 1}, False
+    def __init__(self, others: list[str]) -> None:
+        self.applications, self.ended = {name: 1 for name in ("fashion", "default", *others)}, False
 
     def status(self) -> FakeServe:
         return self
@@ -198,26 +198,21 @@ class FakeServe:
 
 
 class Nothing:
-    """Stands for what the last cell of a notebook closes or removes."""
+    """Stands for what the last cell of a notebook closes."""
 
     def close(self) -> None: ...
 
-    def unlink(self) -> None: ...
-
 
 @pytest.mark.fast
-@pytest.mark.parametrize("address", [None, "10.0.0.1:6379"])
-def test_last_cell_ends_serve_only_on_a_cluster_of_its_own(
-    monkeypatch: pytest.MonkeyPatch, address: str | None
-) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    if address is not None:
-        monkeypatch.setenv("RAY_ADDRESS", address)
-    fake = FakeServe()
-    names = {"serve": fake, "os": os, "load": Nothing(), "file": Nothing()}
-    exec(without_ray_shutdown(code_cells()[-1]), names)
-    assert set(fake.applications) == {"of somebody else"}
-    assert fake.ended is (address is None)
+@pytest.mark.parametrize("others", [[], ["of somebody else"]])
+def test_last_cell_ends_serve_only_if_nobody_else_serves(others: list[str], tmp_path: Path) -> None:
+    fake, file = FakeServe(others), tmp_path / "service-8000.yaml"
+    file.touch()
+    names = {"serve": fake, "load": Nothing(), "data": SimpleNamespace(results_dir=lambda name: tmp_path), "port": 8000}
+    for _ in range(2):  # the file may be gone already, or not be there yet
+        exec(without_ray_shutdown(code_cells()[-1]), dict(names))
+        assert set(fake.applications) == set(others) and not file.exists()
+        assert fake.ended is (not others)
 
 
 @pytest.mark.fast
