@@ -677,8 +677,10 @@ class AfterEpoch:
     driver: int
 
     def __call__(self, epoch: int) -> None:
+        if os.getpid() == self.driver:  # no worker calls it
+            return
         rank = ray.train.get_context().get_world_rank()
-        if ray.get(self.epochs.add.remote(rank, epoch)) and os.getpid() != self.driver:
+        if ray.get(self.epochs.add.remote(rank, epoch)):
             time.sleep(1)  # the controller has the last report for sure
             os.kill(os.getpid(), signal.SIGKILL)
 
