@@ -6,8 +6,7 @@
 # Open the address with the token that it prints. Ray keeps its objects in /dev/shm, for which Docker gives 64 MB by
 # default. The volume keeps what you write in your copies of the notebooks when the container is gone.
 FROM python:3.11-slim AS machine
-# A compiler: notebook 07 compiles two operators with it.
-RUN apt-get update && apt-get install --yes --no-install-recommends make git g++ && rm -rf /var/lib/apt/lists/*
+RUN apt-get update && apt-get install --yes --no-install-recommends make git && rm -rf /var/lib/apt/lists/*
 RUN useradd --create-home learner
 
 FROM machine

@@ -7,7 +7,6 @@ import platform
 import shutil
 import socket
 import sys
-import sysconfig
 import time
 from dataclasses import dataclass
 from html import escape
@@ -71,7 +70,7 @@ class MachineReport(list[Finding]):
 
 
 def check_machine() -> MachineReport:
-    """Check what the course needs: Python, memory, disk, shared memory, compiler, number format, ports.
+    """Check what the course needs: Python, memory, disk, shared memory, number format, ports.
 
     Returns:
         One Finding for each property, with what to do where it is not OK.
@@ -79,9 +78,7 @@ def check_machine() -> MachineReport:
 
     Source: the limits are those that the course's notebooks were measured with.
     """
-    return MachineReport(
-        [_python(), _cores(), _memory(), _disk(), _shared_memory(), _compiler(), _number_format(), *_ports()]
-    )
+    return MachineReport([_python(), _cores(), _memory(), _disk(), _shared_memory(), _number_format(), *_ports()])
 
 
 def versions() -> str:
@@ -250,17 +247,6 @@ def _shared_memory() -> Finding:
     free = shutil.disk_usage(folder).free / 1e9
     advice = "" if free >= 2 else "Ray will use the disk, slowly; in a container add --shm-size=4g"
     return Finding("shared memory", f"{free:.1f} GB free", advice)
-
-
-def _compiler() -> Finding:
-    name = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
-    headers = (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file()
-    if name and headers:
-        return Finding("C++ compiler", Path(name).name)
-    missing = "no compiler" if not name else "no Python headers"
-    return Finding(
-        "C++ compiler", missing, "needed by DeepSpeed in notebook 07 only: install g++ and the Python headers"
-    )
 
 
 def _number_format() -> Finding:

@@ -1,4 +1,4 @@
-"""What the tests of the services of notebooks 06 and 08 share."""
+"""What the tests of services share."""
 
 from __future__ import annotations
 

@@ -69,7 +69,6 @@ def test_report_has_every_property(monkeypatch: pytest.MonkeyPatch) -> None:
         "memory",
         "disk for Ray",
         "shared memory",
-        "C++ compiler",
         "number format",
         "port 8265",
         "port 8000",
@@ -212,20 +211,6 @@ def test_shared_memory(monkeypatch: pytest.MonkeyPatch, free: float, good: bool)
     finding = machine._shared_memory()
     assert (finding.advice == "") is good
     assert good or "--shm-size" in finding.advice
-
-
-@pytest.mark.parametrize(
-    ("compiler", "headers", "found"),
-    [("/usr/bin/g++", True, "g++"), (None, True, "no compiler"), ("/usr/bin/g++", False, "no Python headers")],
-)
-def test_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path, compiler: str | None, headers: bool, found: str) -> None:
-    monkeypatch.setattr(shutil, "which", lambda name: compiler)
-    monkeypatch.setattr(machine.sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
-    if headers:
-        (tmp_path / "Python.h").touch()
-    finding = machine._compiler()
-    assert finding.found == found
-    assert (finding.advice == "") is (compiler is not None and headers)
 
 
 def test_taken_port() -> None:
