@@ -82,7 +82,8 @@ def test_a_new_one_ends_the_one_before(environment: Path) -> None:
     first = LLMServer(CONFIG, {}, free_port(8001))
     second = LLMServer(CONFIG, {}, free_port(8001))
     assert first.url is None and second.url is not None
-    second.close()
+    llm_engine.close_all()
+    assert second.url is None
 
 
 def test_where_it_is_not_installed_results_are_stored(environment: Path) -> None:
