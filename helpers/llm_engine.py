@@ -167,6 +167,6 @@ def _answers(url: str, model: str, patience_s: float) -> bool:
 
 @atexit.register
 def close_all() -> None:
-    """End what LLMServer has started in this process; does nothing if that is nothing. Source: written for this course."""
+    """End what LLMServer has started in this process, if anything. Source: written for this course."""
     for server in _STARTED:
         server.close()
