@@ -37,7 +37,7 @@ try-llm: $(READY)
 	-@$(MAKE) --no-print-directory llm
 
 # The notebooks of solutions run in make test-all; tests of the exercises run each solution's cells.
-test: try-llm ## set up if needed, then the tests and all lessons and deep dives, offline
+test: try-llm ## set up if needed, then the tests, all lessons and the shorter deep dives, offline; an hour
 	$(PYTEST) $(NBMAKE) tests notebooks/[0-9]*.ipynb notebooks/deep_dives notebooks/reference
 
 test-fast: $(READY) ## under a minute: helpers and static checks of the notebooks

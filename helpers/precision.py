@@ -18,14 +18,24 @@ def cpu_speedup_of_bf16() -> float:
     PyTorch calculates with bfloat16 on every CPU, but only some have instructions that make it fast, such as AMX.
     With AVX-512 alone it can be slower than float32, and with AVX2 alone PyTorch falls into a plain loop that takes 10
     to 100 times as long, without a word. The name of the instruction set does not tell, so we measure: the two small
-    products of a linear layer and of its gradient, in turns, the fastest of five. That takes milliseconds (a tenth of
-    a second where the answer is bad), and is remembered for the life of the process.
+    products of a linear layer and of its gradient, in turns, the fastest of five. One thread measures, because threads
+    that wait for each other on a busy machine spend time that would count. That takes milliseconds (a tenth of a
+    second where the answer is bad), and is remembered for the life of the process.
 
     Returns:
         A ratio: above 1, bfloat16 is faster.
 
     Source: written for this course.
     """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _speedup_of_bf16()
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _speedup_of_bf16() -> float:
     matrices = {dtype: torch.ones(256, 256, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)}
     fastest = dict.fromkeys(matrices, float("inf"))
     for turn in range(6):

@@ -33,6 +33,15 @@ SECONDS: dict[str, float] = {
     "deep_dives/inside_an_llm_server": 150,
 }
 SECONDS_OF_OTHERS = 240
+# Each takes three to four minutes, and no lesson builds on it: only `make test-all` and `make notebooks` run them.
+# `make test` tries their exercises, and the rules for all notebooks.
+ONLY_WITH_LONG = {
+    "deep_dives/fine_tuning_with_lora",
+    "deep_dives/one_core_well_used",
+    "deep_dives/operating_a_service",
+    "deep_dives/planning_six_billion",
+    "deep_dives/trusting_asha",
+}
 
 # GB (10**9 bytes) that the kernel and everything it started may use together.
 MEMORY_GB = 6.0

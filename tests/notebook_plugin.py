@@ -4,7 +4,8 @@
 where a cell fails, the run takes too long or too much memory, leaves a process
 or a file behind, a check of an exercise answers wrongly, or a result is not
 what tests/expectations.py expects. `--overwrite` refreshes the committed
-outputs, `--long` runs each notebook twice.
+outputs, `--long` runs each notebook twice, and also those that are left out
+elsewhere for lack of time.
 """
 
 from __future__ import annotations
@@ -98,8 +99,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("--long"):
         return
     for item in items:
-        if item.get_closest_marker("long"):
+        if item.get_closest_marker("long") or _is_long_notebook(item, config):
             item.add_marker(pytest.mark.skip(reason="runs with --long only"))
+
+
+def _is_long_notebook(item: pytest.Item, config: pytest.Config) -> bool:
+    """Whether this run leaves a notebook out for lack of time; who refreshes outputs has asked for it."""
+    if not isinstance(item, CourseNotebook) or config.option.overwrite:
+        return False
+    return notebook_outputs.notebook_name(item.path) in expectations.ONLY_WITH_LONG
 
 
 @pytest.hookimpl(wrapper=True)

@@ -137,6 +137,7 @@ def notebook(tmp_path: Path, cells: str, expect: int = 0, **variables: str) -> s
 # A cluster that asks for a token, and one that does not ------------------------
 
 
+@pytest.mark.long
 def test_cluster_with_a_token_in_the_home_folder(with_token: Running, tmp_path: Path) -> None:
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text(with_token.token + "\n")
@@ -189,6 +190,7 @@ def test_address_of_the_dashboard_gets_a_sentence(without_token: Running, tmp_pa
 # A kernel that ran locally before, and what the cluster lacks -------------------
 
 
+@pytest.mark.long
 def test_kernel_that_ran_locally_joins(without_token: Running, tmp_path: Path) -> None:
     cells = f"""
 run()
@@ -220,6 +222,7 @@ print("SECONDS", time.monotonic() - start)
 # Other ways to start the notebook ----------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path(sys.executable).with_name("uv").exists(), reason="uv is not installed beside Python")
 def test_under_uv_run(tmp_path: Path) -> None:
     command = [

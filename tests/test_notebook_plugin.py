@@ -199,6 +199,25 @@ def test_the_second_run_comes_with_long(tmp_path: Path) -> None:
     assert messages["once::run"] == "" and "FileExistsError" in messages["once::second-run"]
 
 
+@pytest.mark.parametrize(("options", "runs"), [((), False), (("--long",), True), (("--overwrite",), True)])
+def test_long_notebooks_are_left_out_unless_asked_for(tmp_path: Path, options: tuple[str, ...], runs: bool) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (tmp_path / "deep_dives").mkdir()
+    long, short = sorted(expectations.ONLY_WITH_LONG)[0], "deep_dives/short"
+    for name in (long, short):
+        nbformat.write(new_notebook(cells=[code("1 / 0")]), tmp_path / f"{name}.ipynb")
+    _, messages, output = run_pytest(tmp_path, *options)
+    assert "ZeroDivisionError" in messages[f"{short}::run"], output
+    assert ("ZeroDivisionError" in messages[f"{long}::run"]) is runs, output
+
+
+@pytest.mark.fast
+def test_only_deep_dives_that_exist_are_left_out() -> None:
+    assert {name.partition("/")[0] for name in expectations.ONLY_WITH_LONG} == {"deep_dives"}
+    missing = [n for n in expectations.ONLY_WITH_LONG if not (REPOSITORY / "notebooks" / f"{n}.ipynb").is_file()]
+    assert missing == []
+
+
 def test_overwrite_normalises_or_refuses(tmp_path: Path) -> None:
     names = ["good", "failing_cell", "writes_stderr"]
     make_project(tmp_path, names)

@@ -379,6 +379,7 @@ def test_applications_of_somebody_else_outlive_the_notebook(
             serve.delete(name)
 
 
+@pytest.mark.long
 def test_shipped_file_runs_on_a_cluster_that_knows_nothing_of_this_repository() -> None:
     with head_of_somebody_else() as head:
         config = yaml.safe_load(CONFIG.read_text())
