@@ -108,7 +108,7 @@ def course_findings(folder: Path = NOTEBOOKS) -> str:
             told[finding.pays].append(finding.told(number))
     if not any(told.values()):
         return "The notebooks of the course, with their outputs, are not on this machine."
-    return "\n".join(["Ray paid:", *told[True], "Ray cost more than it gave:", *told[False]])
+    return "\n".join(["Worth it:", *told[True], "Not worth it:", *told[False]])
 
 
 def _text(cell: dict[str, Any]) -> str:

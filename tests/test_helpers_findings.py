@@ -112,9 +112,9 @@ def test_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("helpers.findings.FINDINGS", (EXAMPLE, against, untrue))
     write(tmp_path, (["first"], stream("3 of 4")), (["second"], stream("20 ms")))
     assert course_findings(tmp_path).splitlines() == [
-        "Ray paid:",
+        "Worth it:",
         "  05  3 epochs",
-        "Ray cost more than it gave:",
+        "Not worth it:",
         "  05  20 ms more",
     ]
 
