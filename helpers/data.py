@@ -241,13 +241,27 @@ def fine_tuned_gptj() -> Path:
         `block` (the number of tokens in each block of that text).
 
     Raises:
-        DataError: a shipped file is missing or altered.
+        DataError: there is no own model, and a shipped file is missing or altered.
 
     Source: notebook 07 makes it; data/gptj_shakespeare/README.md tells about the shipped one.
     """
     own = Path(os.environ.get(RESULTS_VARIABLE) or REPOSITORY / "results") / "gptj_shakespeare"
     if all((own / file).is_file() for file in ("model.safetensors", "tokenizer.json", "model.json")):
         return own
+    return shipped_gptj()
+
+
+def shipped_gptj() -> Path:
+    """Return the folder of the fine-tuned GPT-J that comes with the course, whether or not you have one of your own.
+
+    Returns:
+        A folder as of `fine_tuned_gptj`.
+
+    Raises:
+        DataError: a file is missing or altered.
+
+    Source: data/gptj_shakespeare/README.md.
+    """
     expected = _read_manifest(FINE_TUNED_GPTJ / "model.json", "data/gptj_shakespeare", "sha256")
     for name, digest in expected.items():
         _verify(FINE_TUNED_GPTJ / name, digest, "data/gptj_shakespeare")

@@ -99,6 +99,21 @@ class LLMServer:
         self._folder.cleanup()
 
 
+def model_to_serve() -> Path:
+    """Return the folder of the fine-tuned GPT-J that vLLM's results in this course belong to.
+
+    Returns:
+        Your own model from notebook 07 if there is one and vLLM runs here. Otherwise the shipped one, because the
+        stored results were made with it, and a comparison with another model would say nothing.
+
+    Raises:
+        DataError: a shipped file is missing or altered.
+
+    Source: written for this course.
+    """
+    return data.shipped_gptj() if _reason_against() else data.fine_tuned_gptj()
+
+
 def _settings(config: str, folders: Mapping[str, str], port: int) -> dict[str, Any]:
     """The config file with another port and other models."""
     settings = yaml.safe_load(config)

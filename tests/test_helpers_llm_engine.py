@@ -133,3 +133,20 @@ def test_its_ray_is_not_that_of_the_notebook(monkeypatch: pytest.MonkeyPatch) ->
     assert found["RAY_ADDRESS"] == "local" and found["RAY_AUTH_MODE"] == "token"
     assert found["TMPDIR"] == "/tmp/l" and "RAY_API_SERVER_ADDRESS" not in found and "PYTHONPATH" not in found
     assert found["RAY_AUTH_TOKEN"] == "secret" and found["PATH"] == os.environ["PATH"]
+
+
+def test_stored_results_are_compared_with_the_model_they_belong_to(
+    environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "results" / "gptj_shakespeare"
+    own.mkdir(parents=True)
+    for name in ("model.safetensors", "tokenizer.json", "model.json"):
+        (own / name).touch()
+    monkeypatch.setenv(data.RESULTS_VARIABLE, str(own.parent))
+    monkeypatch.delenv("RAY_COURSE_ENGINE", raising=False)
+    assert llm_engine.model_to_serve() == own, "vLLM runs, and serves whatever the reader has"
+    monkeypatch.setenv("RAY_COURSE_ENGINE", "stored")
+    assert llm_engine.model_to_serve() == data.FINE_TUNED_GPTJ
+    monkeypatch.delenv("RAY_COURSE_ENGINE")
+    (environment / ".ready").unlink()
+    assert llm_engine.model_to_serve() == data.FINE_TUNED_GPTJ
