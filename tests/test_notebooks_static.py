@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.expectations import EXPECTATIONS
 from tests.notebook_rules import NOTEBOOKS, REPOSITORY, RULES, SOLUTIONS, kind_of, load, notebook_paths
 
 pytestmark = pytest.mark.fast
@@ -82,3 +83,11 @@ def test_readme_names_the_lesson(path: Path) -> None:
     assert readme.is_file(), "README.md is missing."
     link = f"notebooks/{path.name}"
     assert link in readme.read_text(encoding="utf-8"), f"README.md does not mention {link}."
+
+
+def test_a_tip_of_the_autoscaler_before_the_result_is_no_result() -> None:
+    (counts,) = [e for e in EXPECTATIONS if (e.notebook, e.tag) == ("01_tasks_and_actors", "counter")]
+    tip = "\x1b[36m(autoscaler +46s)\x1b[0m Tip: use `ray status` to view detailed cluster status.\n"
+    assert counts.problem(tip + "[1, 2, 3, 4, 5]\n") is None
+    assert counts.problem(tip + "[1, 2, 3, 3, 5]\n") is not None
+    assert counts.problem(tip) is not None
