@@ -18,7 +18,7 @@ from typing import Any
 import requests
 import yaml
 
-from helpers import data
+from helpers import data, sizes
 
 ENVIRONMENT = data.REPOSITORY / ".venv-llm"  # `make llm` makes it
 STORED = data.REPOSITORY / "data" / "llm_engine.json"
@@ -100,18 +100,20 @@ class LLMServer:
 
 
 def model_to_serve() -> Path:
-    """Return the folder of the fine-tuned GPT-J that vLLM's results in this course belong to.
+    """Return the folder of the fine-tuned GPT-J that notebook 08 serves and compares with vLLM.
 
     Returns:
-        Your own model from notebook 07 if there is one and vLLM runs here. Otherwise the shipped one, because the
-        stored results were made with it, and a comparison with another model would say nothing.
+        At the laptop's size without vLLM the shipped one: stored results were made with it, and a comparison with
+        another model would say nothing. Otherwise your own model from notebook 07 if there is one, so that a cluster
+        always serves what was trained on it.
 
     Raises:
         DataError: a shipped file is missing or altered.
 
     Source: written for this course.
     """
-    return data.shipped_gptj() if _reason_against() else data.fine_tuned_gptj()
+    on_laptop = os.environ.get(sizes.VARIABLE, "laptop") == "laptop"
+    return data.shipped_gptj() if on_laptop and _reason_against() else data.fine_tuned_gptj()
 
 
 def _settings(config: str, folders: Mapping[str, str], port: int) -> dict[str, Any]:

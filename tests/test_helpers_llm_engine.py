@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from helpers import data, llm_engine
+from helpers import data, llm_engine, sizes
 from helpers.llm_engine import LLMServer
 from helpers.session import free_port
 from tools import store_llm_results
@@ -144,9 +144,12 @@ def test_stored_results_are_compared_with_the_model_they_belong_to(
         (own / name).touch()
     monkeypatch.setenv(data.RESULTS_VARIABLE, str(own.parent))
     monkeypatch.delenv("RAY_COURSE_ENGINE", raising=False)
+    monkeypatch.delenv(sizes.VARIABLE, raising=False)
     assert llm_engine.model_to_serve() == own, "vLLM runs, and serves whatever the reader has"
     monkeypatch.setenv("RAY_COURSE_ENGINE", "stored")
     assert llm_engine.model_to_serve() == data.FINE_TUNED_GPTJ
     monkeypatch.delenv("RAY_COURSE_ENGINE")
     (environment / ".ready").unlink()
     assert llm_engine.model_to_serve() == data.FINE_TUNED_GPTJ
+    monkeypatch.setenv(sizes.VARIABLE, "cluster")
+    assert llm_engine.model_to_serve() == own, "a cluster serves what was trained on it"
