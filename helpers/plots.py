@@ -51,7 +51,13 @@ def _axes(title: str, width: float = 7.0, height: float = 2.8) -> tuple[Figure, 
     return figure, axes
 
 
-def timeline(spans: Iterable[Mapping[str, Any]], title: str, until: float | None = None) -> None:
+def timeline(
+    spans: Iterable[Mapping[str, Any]],
+    title: str,
+    until: float | None = None,
+    marks: Mapping[str, float] | None = None,
+    rows: Sequence[Any] | None = None,
+) -> None:
     """Show who worked when: one row for each worker, one bar for each piece of work.
 
     Args:
@@ -60,6 +66,8 @@ def timeline(spans: Iterable[Mapping[str, Any]], title: str, until: float | None
         title: what the reader should see.
         until: seconds at which the time axis ends, so that two timelines can share
             one axis; a timeline that takes longer is shown whole. None: it ends with the last bar.
+        marks: name -> time (on the clock of the spans) of an event, shown as a vertical line.
+        rows: the workers from top to bottom. None: in the order in which they begin.
 
     Raises:
         ValueError: there are no spans.
@@ -70,7 +78,8 @@ def timeline(spans: Iterable[Mapping[str, Any]], title: str, until: float | None
     if not spans:
         raise ValueError("timeline needs at least one span, but got none.")
     zero = min(span["start"] for span in spans)
-    rows = list(dict.fromkeys(span["worker"] for span in sorted(spans, key=lambda s: s["start"])))
+    if rows is None:
+        rows = list(dict.fromkeys(span["worker"] for span in sorted(spans, key=lambda s: s["start"])))
     figure, axes = _axes(title, height=0.9 + 0.4 * len(rows))
     for span in spans:
         start, length = span["start"] - zero, span["end"] - span["start"]
@@ -84,9 +93,14 @@ def timeline(spans: Iterable[Mapping[str, Any]], title: str, until: float | None
     axes.invert_yaxis()
     axes.set_xlabel("seconds")
     total = max(span["end"] for span in spans) - zero
+    events = {name: time - zero for name, time in (marks or {}).items()}
+    for name, second in events.items():
+        axes.axvline(second, color="black", linestyle="--", linewidth=1)
+        axes.annotate(f" {name}", (second, 0.02), xycoords=("data", "axes fraction"), va="bottom", fontsize=8)
     if until is not None:
         axes.set_xlim(0, 1.05 * max(until, total))  # the margin that matplotlib leaves by itself
-    show(figure, f"Timeline. {title}. {len(spans)} pieces of work on {len(rows)} rows in {total:.1f} seconds.")
+    told = "".join(f" {name} after {second:.1f} seconds." for name, second in events.items())
+    show(figure, f"Timeline. {title}. {len(spans)} pieces of work on {len(rows)} rows in {total:.1f} seconds.{told}")
 
 
 def bars(values: Mapping[str, float], title: str, unit: str, digits: int = 2) -> None:

@@ -73,7 +73,7 @@ def ray_options(**settings: Any) -> dict[str, Any]:
         runtime_env = dict(kept.get("runtime_env") or {})
         runtime_env["py_modules"] = [str(Path(__file__).parent), *runtime_env.get("py_modules", [])]
         return {"address": address, **kept, "runtime_env": runtime_env}
-    _token_for_its_owner()
+    token_for_its_owner()
     port = settings.get("dashboard_port") or free_port(8265)
     # Two notebooks at once on one machine: `ray.util.state` and Ray Train find the dashboard of *their* cluster here.
     _set_local({**LOCAL_ENVIRONMENT, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}", **_own_folder()})
@@ -237,7 +237,7 @@ def _amounts(resources: dict[str, float]) -> str:
     return " + ".join(parts)
 
 
-def _token_for_its_owner() -> None:
+def token_for_its_owner() -> None:
     """Make sure that the token file exists and that only its owner can read it; Ray would leave that to the umask."""
     given = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
     if given or os.environ.get("RAY_AUTH_MODE", "token") != "token":

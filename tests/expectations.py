@@ -60,6 +60,8 @@ PLANNING = "deep_dives/planning_six_billion"
 LORA = "deep_dives/fine_tuning_with_lora"
 SERVE_GPTJ = "08_serve_gptj"
 INSIDE = "deep_dives/inside_an_llm_server"
+CLUSTER = "09_from_laptop_to_cluster"
+DEBUGGING = "10_debugging_and_faults"
 CAPSTONE = "12_capstone"
 
 
@@ -521,6 +523,63 @@ EXPECTATIONS: list[Expectation] = [
     Expectation(SERVE_GPTJ, "compare", r"([\d.]+) times our tokens", "vLLM with many clients", at_least=1.5),
     Expectation(SERVE_GPTJ, "agree", r"'capitals': ([\d.]+)", "the loss of a mistake", at_least=5.0),
     Expectation(SERVE_GPTJ, "agree", r"trainer: ([\d.]+)", "service and trainer", at_most=0.1),
+    Expectation(CLUSTER, "first-result", r"'(cellar)'", "the second node", equals="cellar"),
+    Expectation(CLUSTER, "nodes", r"together: ([\d.]+) CPUs", "the CPUs of both", equals="8.0"),
+    Expectation(CLUSTER, "token", r"a guess: (\d+)", "the answer to a stranger", equals="403"),
+    Expectation(CLUSTER, "token", r"our own: (\d+)", "the answer to us", equals="200"),
+    # What the text says about the default holds if the tasks of a row overlap; a busy machine may start some later.
+    Expectation(CLUSTER, "default", r"2 tasks: (.*)", "where two tasks land", equals="{'desk': 2}"),
+    Expectation(CLUSTER, "default", r"8 tasks: .*'cellar': (\d)", "of eight in the cellar", at_least=2, at_most=5),
+    Expectation(CLUSTER, "spread", r"2 tasks: .*'cellar': (\d)", "of two in the cellar", equals="1"),
+    Expectation(CLUSTER, "selector", r"(?m)^cellar: (\w+)", "the chosen machine", equals="cellar"),
+    Expectation(CLUSTER, "selector", r"!cellar: (\w+)", "any other machine", equals="desk"),
+    Expectation(CLUSTER, "locality", r"read in the (\w+)", "the machine that has the data", equals="cellar"),
+    Expectation(CLUSTER, "waits", r"(ready: \d pending: \d)", "without a camera", equals="ready: 0 pending: 1"),
+    Expectation(CLUSTER, "joins", r"ran in the (\w+)", "the machine with the camera", equals="shed"),
+    Expectation(CLUSTER, "gpu", r"at the same time: (\d)", "tasks with half a GPU each", equals="2"),
+    Expectation(CLUSTER, "groups", r"PACK on (\d) of", "machines of a packed group", equals="1"),
+    Expectation(CLUSTER, "groups", r"SPREAD on (\d) of", "machines of a spread group", equals="2"),
+    Expectation(CLUSTER, "too-big", r"ready within 3 s: (\w+)", "three times three CPUs", equals="False"),
+    Expectation(CLUSTER, "too-big", r"meanwhile: ([\d.]+)", "what a waiting group leaves free", equals="10.0"),
+    Expectation(CLUSTER, "loss", r"(\d+) of 24 results", "results in spite of the loss", equals="24"),
+    Expectation(CLUSTER, "retried", r"24 \+ (\d+) attempts", "tasks of the lost machine", at_least=1, at_most=12),
+    Expectation(CLUSTER, "dead", r"after (\d+) s", "when the head gave it up", at_least=3, at_most=90),
+    Expectation(CLUSTER, "dead", r"the (\w+) was given up", "the lost machine", equals="cellar"),
+    Expectation(CLUSTER, "submit", r"(?m)^(SUCCEEDED)$", "the end of the job", equals="SUCCEEDED"),
+    Expectation(CLUSTER, "submit", r"\['(Good night) from ", "what the job was given", equals="Good night"),
+    Expectation(
+        DEBUGGING,
+        "first-result",
+        r"ValueError: (.*)",
+        "the bad price",
+        equals="could not convert string to float: '1O'",
+    ),
+    Expectation(DEBUGGING, "first-result", r"ray::(belt,1O)", "the name of the task", equals="belt,1O"),
+    Expectation(DEBUGGING, "failed", r"(coat;55) \| ValueError", "the failure that nobody saw", equals="coat;55"),
+    Expectation(DEBUGGING, "log", r"coat;55 printed: (.*)", "what it printed", equals="reading 'coat;55'"),
+    Expectation(DEBUGGING, "slow", r"([\d.]+) s", "the time with a straggler", at_least=3.0),
+    Expectation(DEBUGGING, "timeline", r"longest: page (\d+)", "the straggler", equals="9"),
+    Expectation(
+        DEBUGGING, "hang", r"(ready: \d pending: \d)", "two who wait for each other", equals="ready: 0 pending: 1"
+    ),
+    Expectation(DEBUGGING, "waiting", r"Shop.order +(\w+)", "who waits in the shop", equals="RUNNING"),
+    Expectation(DEBUGGING, "waiting", r"Warehouse.deliver +(\w+)", "who waits in the warehouse", equals="RUNNING"),
+    Expectation(DEBUGGING, "waiting", r"Shop.get_address +(\w+)", "who can't start", equals="SUBMITTED_TO_WORKER"),
+    Expectation(
+        DEBUGGING, "pickle", r"(cannot pickle 'sqlite3.Connection')", "why", equals="cannot pickle 'sqlite3.Connection'"
+    ),
+    Expectation(DEBUGGING, "pickle", r"FailTuple\((\w+)", "which variable", equals="database"),
+    Expectation(DEBUGGING, "reduce", r"(:memory:)", "the path, over there", equals=":memory:"),
+    Expectation(DEBUGGING, "stale", r"old answers: (\d)", "of four, by an old module", at_least=1, at_most=4),
+    Expectation(DEBUGGING, "fresh", r"next edit: (\d+)", "the answer of a new worker", equals="30"),
+    Expectation(DEBUGGING, "names", r"your code raises +(.*)", "a bug", equals="RayTaskError(ValueError)"),
+    Expectation(DEBUGGING, "names", r"a worker's process ends +(\w+)", "a crash", equals="WorkerCrashedError"),
+    Expectation(DEBUGGING, "names", r"an actor's process ends +(\w+)", "an actor's", equals="ActorDiedError"),
+    Expectation(DEBUGGING, "names", r"nobody has what it needs +(\w+)", "a wait", equals="GetTimeoutError"),
+    Expectation(DEBUGGING, "names", r"somebody cancels it +(\w+)", "a cancelled one", equals="TaskCancelledError"),
+    Expectation(DEBUGGING, "exits", r"\| (Worker) ", "what Ray knows about a dead process", equals="Worker"),
+    Expectation(DEBUGGING, "scrape", r"good lines: ([\d.]+)", "counted good lines", equals="20.0"),
+    Expectation(DEBUGGING, "scrape", r"bad lines: ([\d.]+)", "counted bad lines", equals="20.0"),
     Expectation(INSIDE, "first-result", r"(ROMEO)\.\nBut soft, \w", "the text", equals="ROMEO"),
     # Three to four times on an idle core.
     Expectation(INSIDE, "kv-cache", r"with the cache: ([\d.]+) times", "what the cache saves", at_least=1.5),

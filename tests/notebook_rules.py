@@ -56,6 +56,7 @@ LESSON_WORDS = 2500
 CODE_CELLS = {"lesson": (18, 30), "deep dive": (6, 30)}
 MEDIAN_LINES = 8
 FIRST_RESULT_LINES = 15
+ALLOWED_BEFORE = {"ray_options", "ray_start", "free_port", "data"}  # of helpers, before the first result
 CAPSTONE, STEPS_OF_CAPSTONE = "12_capstone", 5
 EXERCISES = {"lesson": (2, 4), "deep dive": (0, 3)}
 OBJECTIVES = (3, 5)
@@ -371,7 +372,7 @@ def first_result_comes_soon(path: Path, notebook: Any) -> list[str]:
     if not any(output_text(o).strip() or "image/png" in o.get("data", {}) for o in cell.outputs):
         problems.append(f"{_at(path, number)} has the tag first-result, but shows nothing.")
     for i, tree in _trees(notebook):
-        helpers = sorted(_imported(tree, "helpers") - {"ray_options", "free_port", "data"}) if i <= number else []
+        helpers = sorted(_imported(tree, "helpers") - ALLOWED_BEFORE) if i <= number else []
         problems += [f"{_at(path, i)} imports {name} of helpers before the first result." for name in helpers]
     return problems
 

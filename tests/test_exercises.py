@@ -11,7 +11,7 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,21 @@ from pydantic import BaseModel
 from ray import serve, tune
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from helpers.exercises import capstone, lora, one_core, serve_gptj, start_here, tasks_and_actors, verdict, watched
+from helpers.exercises import (
+    capstone,
+    cluster,
+    lora,
+    one_core,
+    serve_gptj,
+    start_here,
+    tasks_and_actors,
+    verdict,
+    watched,
+)
 from helpers.exercises import inside_an_llm_server as llm_server
 from helpers.exercises import serve as serving
 from helpers.exercises.verdict import Verdict, exercise_check, right
+from helpers.nodes import ray_start
 from tests.exercise_answers import (
     actor_patterns,
     fine_tuning_with_lora,
@@ -43,6 +54,8 @@ from tests.exercise_answers import (
     n06,
     n07,
     n08,
+    n09,
+    n10,
     n12,
     one_core_well_used,
     operating_a_service,
@@ -65,6 +78,8 @@ ANSWERS = {
     "07_finetune_gptj": n07,
     "deep_dives/planning_six_billion": planning_six_billion,
     "08_serve_gptj": n08,
+    "09_from_laptop_to_cluster": n09,
+    "10_debugging_and_faults": n10,
     "deep_dives/trusting_asha": trusting_asha,
     "deep_dives/operating_a_service": operating_a_service,
     "deep_dives/actor_patterns": actor_patterns,
@@ -100,7 +115,7 @@ NEEDS_RAY = {
     "service",
     "pipeline",
 }
-RAY_MODULES = ("tasks_and_actors", "actor_patterns", "object_store", "memory_under_pressure")
+RAY_MODULES = ("tasks_and_actors", "actor_patterns", "object_store", "memory_under_pressure", "cluster", "debugging")
 # Their answers are made when Serve runs.
 OF_SERVE = (
     serving.multiplexed,
@@ -147,12 +162,27 @@ def cases(which: int) -> list[Any]:
 
 
 @pytest.fixture
+def second_node(ray_session: None) -> Iterator[None]:
+    """Another node joins the cluster of the tests, for one test."""
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    node = ray_start(f"--address={address} --num-cpus=2")
+    yield
+    node.stop()
+    while sum(node["Alive"] for node in ray.nodes()) > 1:  # a node that says goodbye is known to be gone at once
+        time.sleep(0.1)
+
+
+@pytest.fixture
 def services(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable], None]:
     """Starts what a check needs, and nothing for the many that need nothing."""
 
     def start(check: Callable) -> None:
         if needs_ray(check):
             request.getfixturevalue("ray_session")
+        if check is cluster.on_every_node:
+            request.getfixturevalue("second_node")
         if check in (*OF_SERVE, capstone.pipeline):
             port = request.getfixturevalue("serve_port")
             for module in (serving, capstone):
@@ -227,6 +257,7 @@ def verdict_of_cells(answer: str, check_cell: str, check: Callable) -> Verdict:
     # What the cells of 06 above its exercises have imported; None: the url of the check's own.
     names.update(url=None, FastAPI=FastAPI, BaseModel=BaseModel)
     # Those of 08.
+    names.update(threading=threading)
     names.update(AutoModelForCausalLM=AutoModelForCausalLM, AutoTokenizer=AutoTokenizer, PeftModel=PeftModel)
     names.update(torch=torch, check=__import__(check.__module__, fromlist=["check"]))
     # As in a notebook: this module's own `from __future__ import annotations` stays out of the cell.

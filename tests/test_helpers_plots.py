@@ -152,6 +152,18 @@ def test_timeline_of_nothing() -> None:
         plots.timeline([], "Nothing")
 
 
+def test_timeline_with_an_event_and_rows_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[Any, str]] = []
+    monkeypatch.setattr(plots, "show", lambda figure, alt: drawn.append((figure.axes[0], alt)))
+    plots.timeline(SPANS, "A loss", marks={"cut off": 11.25}, rows=["b", "a"])
+    axes, alt = drawn[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["b", "a"]
+    assert [list(line.get_xdata()) for line in axes.lines] == [[1.25, 1.25]]
+    assert "cut off" in [text.get_text().strip() for text in axes.texts]
+    assert "cut off after 1.2 seconds" in alt
+    plt.close("all")
+
+
 def test_timelines_share_a_time_axis(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
     monkeypatch.setattr(plots, "show", lambda figure, alt: drawn.append(figure.axes[0].get_xlim()))
