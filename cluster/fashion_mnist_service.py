@@ -6,6 +6,7 @@ interface (`Api`) and the network (`Model`) in two deployments, which can be sca
 """
 
 import asyncio
+import math
 from typing import Annotated
 
 import numpy as np
@@ -160,12 +161,13 @@ class Settings(BaseModel, extra="forbid"):  # a misspelt name is an error
     replicas: int = Field(2, ge=1)
     cpus: float = Field(0.4, ge=0)
     gpus: float = Field(0, ge=0)
-    ingress: int = Field(1, ge=1)
+    ingress: int = Field(1, ge=1)  # at least; one for every four replicas
     ingress_cpus: float = Field(0.1, ge=0)
 
 
 def build(settings: Settings) -> serve.Application:
-    queue = max(1, 100 * settings.replicas // settings.ingress)  # of each caller
+    ingress = max(settings.ingress, math.ceil(settings.replicas / 4))
+    queue = max(1, 100 * settings.replicas // ingress)  # of each caller
     model = Model.options(
         num_replicas=settings.replicas,
         ray_actor_options={"num_cpus": settings.cpus, "num_gpus": settings.gpus},
@@ -174,7 +176,7 @@ def build(settings: Settings) -> serve.Application:
         max_surge_percent=50,
     )
     api = Api.options(
-        num_replicas=settings.ingress,
+        num_replicas=ingress,
         ray_actor_options={"num_cpus": settings.ingress_cpus},
     )
     folder = settings.folder or str(data.trained_model())

@@ -257,7 +257,7 @@ def _number_format() -> Finding:
     if cpu_supports_bf16():
         meaning = f"bfloat16: {faster:.1f} times as fast as float32 here; notebooks with language models use it"
     else:
-        meaning = "float32: this processor has no fast bfloat16; 04 and 07 use the longer of the times that they state"
+        meaning = "float32: this processor has no fast bfloat16; 04 and 07 take about 1.4 times as long"
     return Finding("number format", meaning)
 
 

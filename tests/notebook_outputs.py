@@ -27,6 +27,8 @@ DROPPED = (
     r"(?m)^.*\tWARNING dataset\.py:\d+ -- Warning: The Ray cluster currently does not have any available CPUs.*\n?",
     # An actor that Tune had asked for, and no longer needs because a trial has left its own.
     r"(?m)^\[[^\]\n]* E \d+ \d+\] core_worker\.cc:\d+: Failed to register actor\. .*Actor creation cancelled.*\n?",
+    # Notebook 10 leaves this exception unfetched on purpose; Ray reports it in whichever cell runs some seconds later.
+    r"(?m)^.*\tERROR worker\.py:\d+ -- Unhandled error .*ray::coat;55\(\).*\n(?: .*\n)*ValueError: .*\n?",
     r"(?m)^.*\tINFO packaging\.py:\d+ -- .*\n?",  # the names of folders that are sent to a cluster
 )
 # What differs from run to run in Ray's other messages.
@@ -85,11 +87,17 @@ def cell_with_tag(notebook: NotebookNode, tag: str) -> NotebookNode | None:
 
 def text_of(cell: NotebookNode) -> str:
     """All text that a cell shows: what it prints and its text results, in order."""
-    parts = []
+    parts, printing = [], False
     for output in cell.get("outputs", []):
         if output.output_type == "stream" and output.name == "stdout":
-            parts.append(_joined(output.text))
-        elif "data" in output:
+            if printing:  # one `print` can come in several pieces
+                parts[-1] += _joined(output.text)
+            else:
+                parts.append(_joined(output.text))
+            printing = True
+            continue
+        printing = False
+        if "data" in output:
             parts.append(_joined(output.data.get("text/plain", "")))
     return "\n".join(part.rstrip("\n") for part in parts if part)
 

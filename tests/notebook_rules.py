@@ -492,6 +492,43 @@ def key_figure_is_shown(path: Path, notebook: Any) -> list[str]:
     return []
 
 
+@rule
+def what_a_cluster_lacks_is_said(path: Path, notebook: Any) -> list[str]:
+    """Who chooses a size asks require_resources, so that nobody waits without a word on a cluster that is too small."""
+    calls = {name for _, tree in _trees(notebook) for name, _ in _calls(tree)}
+    if kind_of(path) == "lesson" and "choose_size" in calls and "require_resources" not in calls:
+        return [
+            f"{_name(path)} chooses a size, but doesn't call require_resources: a small cluster would wait silently."
+        ]
+    return []
+
+
+@rule
+def sixteen_bits_ask_the_processor(path: Path, notebook: Any) -> list[str]:
+    """A 16-bit format comes from what the processor is fast at: many take a hundred times as long with bfloat16."""
+    code = {i: cell.source for i, cell in _cells(notebook, "code")}
+    if any(re.search(r"\b(cpu_supports_bf16|number_format)\(", source) for source in code.values()):
+        return []
+    return [
+        f"{_at(path, i)} takes a 16-bit format: ask helpers.precision whether the processor is fast at it."
+        for i, source in code.items()
+        if re.search(r"\b(bfloat16|float16|bf16|fp16)\b|\.half\(\)", source)
+    ]
+
+
+@rule
+def quiet_workers_are_told(path: Path, notebook: Any) -> list[str]:
+    """Where workers' prints don't appear, the text says so; a learner would look for them."""
+    if kind_of(path) not in HEADINGS:
+        return []
+    text = "\n".join(cell.source for _, cell in _cells(notebook, "markdown"))
+    return [
+        f"{_at(path, i)} sets log_to_driver=False, but no text says `log_to_driver=False`."
+        for i, cell in _cells(notebook, "code")
+        if "log_to_driver=False" in cell.source and "`log_to_driver=False`" not in text
+    ]
+
+
 # --- exercises --------------------------------------------------------------------------------------------------------
 
 

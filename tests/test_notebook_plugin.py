@@ -382,6 +382,10 @@ def test_messages_of_ray_are_committed_without_what_changes(name: str, written: 
         + "w/helpers'.\n",
         "2026-11-26 03:58:05,514\tWARNING dataset.py:8601 -- Warning: The Ray cluster currently does not have any "
         "available CPUs. The Dataset job will hang unless more CPUs are freed up.\n",
+        "2026-11-26 03:58:05,514\tERROR worker.py:439 -- Unhandled error (suppress with "
+        "'RAY_IGNORE_UNHANDLED_ERRORS=1'): "
+        '\x1b[36mray::coat;55()\x1b[39m (pid=413, ip=127.0.0.1)\n  File "cell", line 12, in read_price\n'
+        "ValueError: not enough values to unpack (expected 2, got 1)\n",
     ],
 )
 def test_notes_of_ray_about_one_run_are_not_committed(text: str) -> None:
@@ -389,6 +393,14 @@ def test_notes_of_ray_about_one_run_are_not_committed(text: str) -> None:
     notebook = new_notebook(cells=[new_code_cell("x", outputs=outputs)])
     notebook_outputs.normalise(notebook, 1)
     assert [output.text for output in notebook.cells[0].outputs] == ["kept\n"]
+
+
+@pytest.mark.fast
+def test_a_print_that_comes_in_pieces_is_read_as_one() -> None:
+    pieces = [("stdout", "old"), ("stdout", " "), ("stdout", "2\n"), ("stderr", "x\n"), ("stdout", "new 3\n")]
+    outputs = [new_output("stream", name=name, text=text) for name, text in pieces]
+    cell = new_code_cell("x", outputs=[*outputs, new_output("execute_result", data={"text/plain": "right"})])
+    assert notebook_outputs.text_of(cell) == "old 2\nnew 3\nright"
 
 
 @pytest.mark.fast
@@ -401,6 +413,8 @@ def test_notes_of_ray_about_one_run_are_not_committed(text: str) -> None:
         "(f) x.py:3: DeprecationWarning: use y\n",
         "INFO worker.py:1 -- started\nTraceback (most recent call last):\n",
         "ERROR worker.py:1 -- broken\n",
+        "2026-11-26 03:58:05,514\tERROR worker.py:439 -- Unhandled error (suppress with "
+        "'X=1'): ray::other() (pid=413)\n",
     ],
 )
 def test_other_lines_on_stderr_are_unfit(text: str) -> None:

@@ -153,15 +153,15 @@ class Options:
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize(("replicas", "ingress"), [(2, 1), (16, 4), (1, 500)])
-def test_queue_of_the_model_does_not_grow_with_the_ingress(
-    monkeypatch: pytest.MonkeyPatch, replicas: int, ingress: int
+@pytest.mark.parametrize(("replicas", "asked", "ingress"), [(2, 1, 1), (16, 1, 4), (16, 8, 8), (1, 500, 500)])
+def test_ingress_grows_with_the_replicas_and_the_queue_of_the_model_does_not(
+    monkeypatch: pytest.MonkeyPatch, replicas: int, asked: int, ingress: int
 ) -> None:
     """Serve limits the queue of each caller, and each replica of the ingress is one."""
     model, api = Options(), Options()
     monkeypatch.setattr(service, "Model", model)
     monkeypatch.setattr(service, "Api", api)
-    service.build(service.Settings(replicas=replicas, ingress=ingress, ingress_cpus=1, folder="nowhere"))
+    service.build(service.Settings(replicas=replicas, ingress=asked, ingress_cpus=1, folder="nowhere"))
     assert (api.chosen["num_replicas"], api.chosen["ray_actor_options"]) == (ingress, {"num_cpus": 1})
     queue = model.chosen["max_queued_requests"]
     assert queue >= 1 and (queue == 1 or queue * ingress == 100 * replicas)

@@ -35,6 +35,8 @@ ADDRESS_IN_README = "10.0.0.1"
 ADDRESSES = ("10.201.7.1", "10.201.7.2")
 NEW_HOST = ["unshare", "--net", "--pid", "--fork", "--mount-proc", "--kill-child"]
 
+# AWS's own list: the memory of machines with one A10G, in GiB.
+GB_OF_MACHINES = {"g5.xlarge": 16, "g5.2xlarge": 32, "g5.4xlarge": 64, "g5.8xlarge": 128}
 ON_BOTH = """
 import os
 from pathlib import Path
@@ -194,6 +196,7 @@ def test_machines_at_aws_hold_the_cluster_size_of_07() -> None:
     gpu = config["available_node_types"]["gpu"]
     assert gpu["resources"]["CPU"] >= settings["cpus_per_worker"] and gpu["resources"]["GPU"] == 1
     assert gpu["max_workers"] == config["max_workers"] >= settings["workers"]
+    assert GB_OF_MACHINES[gpu["node_config"]["InstanceType"]] >= 64, "loading may take two copies of all weights"
 
 
 @pytest.mark.fast
