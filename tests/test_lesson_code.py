@@ -252,3 +252,23 @@ def test_a_resumed_run_sees_the_batches_that_are_left() -> None:
         seeds.clear()
         assert list(names["shard_batches"](config, done)) == whole[done:]
         assert seeds == [epoch for epoch in range(3) if 4 * (epoch + 1) > done]
+
+
+# --- 04: failures on a cluster ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.fast
+def test_lost_workers_and_failed_starts_of_04_are_bounded() -> None:
+    """Ray's own -1 would try for ever, on a cluster that never gets what the training needs."""
+    from tests.cluster_column import column_settings
+
+    settings = column_settings(NOTEBOOKS / "04_train_fashion_mnist.ipynb")
+    for size in (0, 1):
+        assert 0 <= settings["max_failures"][size] <= 10
+        assert 0 <= settings["failed_starts"][size] <= 20
+    given: dict[str, Any] = {}
+    train = types.SimpleNamespace(FailureConfig=lambda **limits: given.update(limits))
+    lines = cell("04_train_fashion_mnist", "FailureConfig(").split("failures = ", 1)[1].split("\n\n", 1)[0]
+    size = types.SimpleNamespace(max_failures=5, failed_starts=10)
+    exec(f"failures = {lines}", {"ray": types.SimpleNamespace(train=train), "size": size})
+    assert given == {"max_failures": 5, "controller_failure_limit": 10}

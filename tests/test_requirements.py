@@ -257,6 +257,8 @@ def test_ci_runs_every_python() -> None:
     assert tuple(jobs["pinned"]["strategy"]["matrix"]["python"]) == SUPPORTED
     versions = [step["with"]["python-version"] for step in jobs["pinned"]["steps"] if "with" in step]
     assert versions == ["${{ matrix.python }}"]
+    weekly = [step.get("run", "") for step in jobs["everything"]["steps"]]
+    assert any("test_package_index_still_has_what_the_lock_says" in command for command in weekly)
     for job in jobs.values():
         commands = [step["run"] for step in job["steps"] if "run" in step]
         assert [unknown_targets(command) for command in commands] == [[]] * len(commands)
