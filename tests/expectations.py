@@ -562,6 +562,7 @@ EXPECTATIONS: list[Expectation] = [
     Expectation(
         DEBUGGING, "hang", r"(ready: \d pending: \d)", "two who wait for each other", equals="ready: 0 pending: 1"
     ),
+    Expectation(DEBUGGING, "ended", r"ended with (\w+)", "the end of the order", equals="ActorDiedError"),
     Expectation(DEBUGGING, "waiting", r"Shop.order +(\w+)", "who waits in the shop", equals="RUNNING"),
     Expectation(DEBUGGING, "waiting", r"Warehouse.deliver +(\w+)", "who waits in the warehouse", equals="RUNNING"),
     Expectation(DEBUGGING, "waiting", r"Shop.get_address +(\w+)", "who can't start", equals="SUBMITTED_TO_WORKER"),
