@@ -48,12 +48,12 @@ class Node:
         return f"<Node of {self.address}, {state}: ray start {self.options}>"
 
     def stop(self) -> None:
-        """End the node in good order, as `ray stop` does; of a node that has ended, nothing is asked."""
+        """End the node's processes in good order; the head notices up to half a minute later. An ended node stays so."""
         self._process.stdin.close()
         self._process.wait(timeout=60)
 
     def cut_off(self) -> None:
-        """End all processes of the node at once and without a warning, as a power cut would."""
+        """Kill all processes of the node at once and without a warning. Their connections break, as after a crash."""
         try:
             processes = psutil.Process(self._process.pid).children(recursive=True)
         except psutil.NoSuchProcess:

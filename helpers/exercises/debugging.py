@@ -143,7 +143,7 @@ def basket(answer: type) -> Verdict:
     here.add("coat")
     if list(here.items()) != ["hat", "coat"]:
         return not_right(here.items(), ["hat", "coat"], "items returns a list of what was added, in this order.")
-    if (wrong := _judge_lock(here)) is not None:
+    if (wrong := _judge_lock(answer())) is not None:
         return wrong
 
     @ray.remote
@@ -178,7 +178,7 @@ def basket(answer: type) -> Verdict:
 
 
 def _judge_lock(basket: Any) -> Verdict | None:
-    """Whether `add` and `items` wait for the lock; a basket as it was before is left behind."""
+    """Whether `add` and `items` wait for the lock; what was added stays in the basket."""
     lock = getattr(basket, "lock", None)
     if not hasattr(lock, "acquire") or "lock" not in vars(basket):
         return not_right("a basket without a lock of its own", "a threading.Lock", "Keep it as self.lock.")
@@ -193,6 +193,4 @@ def _judge_lock(basket: Any) -> Verdict | None:
             return not_right(f"{name} while another thread holds the lock", f"{name} that waits for it", hint)
         if not done.wait(10):
             return not_right(f"{name} that never ends", "one that takes the lock once", "Take the lock only once.")
-        if name == "add":
-            basket.content = [item for item in basket.items() if item != "a pin"]
     return None

@@ -270,6 +270,22 @@ class WithoutTheLockInItsState(Simple):
         self.lock = threading.Lock()
 
 
+class WithNamesOfItsOwn:
+    def __init__(self, *items):
+        self.lock, self.things = threading.Lock(), list(items)
+
+    def add(self, item):
+        with self.lock:
+            self.things.append(item)
+
+    def items(self):
+        with self.lock:
+            return self.things[:]
+
+    def __reduce__(self):
+        return WithNamesOfItsOwn, tuple(self.items())
+
+
 class GivenItsItems(Simple):
     def __init__(self, content=()):
         self.lock = threading.RLock()
@@ -309,5 +325,5 @@ WRONG = {
 RIGHT = {
     (1, debugging.try_all): [started_first, as_they_come, caught_in_a_function],
     (2, debugging.open_the_circle): [AllAsync, ManyThreads, OwnThreadForAddresses],
-    (3, debugging.basket): [Reduced, WithState, WithoutTheLockInItsState, GivenItsItems],
+    (3, debugging.basket): [WithNamesOfItsOwn, Reduced, WithState, WithoutTheLockInItsState, GivenItsItems],
 }
