@@ -48,7 +48,7 @@ class Node:
         return f"<Node of {self.address}, {state}: ray start {self.options}>"
 
     def stop(self) -> None:
-        """End the node's processes in good order; the head notices up to half a minute later. An ended node stays so."""
+        """End the node's processes in good order; the head notices it up to half a minute later."""
         self._process.stdin.close()
         self._process.wait(timeout=60)
 
