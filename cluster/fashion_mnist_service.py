@@ -61,8 +61,9 @@ class Model:
         rows = probabilities(self.net, pictures)
         return [{"probabilities": row, "version": self.version} for row in rows]
 
-    def check_health(self):
-        self.classify([np.zeros((28, 28), np.float32)])
+    async def check_health(self):
+        # The way of a request: behind a calculation that hangs it waits, too, until Serve's time limit ends it.
+        await self.predict(np.zeros((28, 28), np.float32))
 
     async def predict(self, picture):
         async with self.lock:  # one calculation at a time on this replica's core
@@ -70,7 +71,8 @@ class Model:
 
     @serve.batch(max_batch_size=16, batch_wait_timeout_s=0.005)
     async def predict_batched(self, pictures):
-        return await asyncio.to_thread(self.classify, pictures)
+        async with self.lock:
+            return await asyncio.to_thread(self.classify, pictures)
 
 
 Grey = Annotated[float, Field(strict=True, ge=0, le=255, allow_inf_nan=False)]

@@ -326,8 +326,7 @@ def _check_address(address: str) -> None:
             f"RAY_ADDRESS is {address!r}, but nobody answers there ({error}). Is the cluster running, and can this "
             "machine reach it? Without RAY_ADDRESS the notebook starts a Ray of its own."
         ) from None
-    if not address.startswith("ray://"):
-        _check_token(address)
+    _check_token(address)
 
 
 def _check_token(address: str) -> None:
@@ -336,8 +335,10 @@ def _check_token(address: str) -> None:
     Whatever else the cluster answers is left to `ray.init`.
     """
     token = _token_of_the_reader() if os.environ.get("RAY_AUTH_MODE") == "token" else ""
-    with grpc.insecure_channel(address) as channel:
-        ask = channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetClusterId")  # every driver begins with this question
+    # The question with which every driver begins, and that of every Ray Client.
+    question = "RayletDriver/ClusterInfo" if address.startswith("ray://") else "NodeInfoGcsService/GetClusterId"
+    with grpc.insecure_channel(address.removeprefix("ray://")) as channel:
+        ask = channel.unary_unary(f"/ray.rpc.{question}")
         try:
             ask(b"", metadata=[("authorization", f"Bearer {token}")] if token else None, timeout=5)
         except grpc.RpcError as error:

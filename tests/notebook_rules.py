@@ -517,6 +517,17 @@ def sixteen_bits_ask_the_processor(path: Path, notebook: Any) -> list[str]:
 
 
 @rule
+def applications_have_names(path: Path, notebook: Any) -> list[str]:
+    """`serve.run` replaces the application of its name: on a cluster, "default" may be somebody else's."""
+    return [
+        f"{_at(path, i)} calls serve.run without a name: it would replace what runs as 'default' on a cluster."
+        for i, tree in _trees(notebook)
+        for name, call in _calls(tree)
+        if name == "serve.run" and "name" not in {keyword.arg for keyword in call.keywords}
+    ]
+
+
+@rule
 def quiet_workers_are_told(path: Path, notebook: Any) -> list[str]:
     """Where workers' prints don't appear, the text says so; a learner would look for them."""
     if kind_of(path) not in HEADINGS:

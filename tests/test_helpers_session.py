@@ -255,6 +255,7 @@ class AsksForToken(grpc.GenericRpcHandler):
 
 
 @pytest.mark.fast
+@pytest.mark.parametrize("form", ["{}", "ray://{}"])
 @pytest.mark.parametrize(
     ("demanded", "variables", "in_file", "problem"),
     [
@@ -268,13 +269,15 @@ class AsksForToken(grpc.GenericRpcHandler):
         ("right", {"RAY_AUTH_MODE": "token"}, "right\n", ""),
     ],
 )
-def test_token_of_a_cluster(home: Path, demanded: str, variables: dict[str, str], in_file: str, problem: str) -> None:
+def test_token_of_a_cluster(
+    home: Path, form: str, demanded: str, variables: dict[str, str], in_file: str, problem: str
+) -> None:
     os.environ.update(variables)
     if in_file:
         (home / ".ray").mkdir()
         (home / ".ray" / "auth_token").write_text(in_file)
     server = grpc.server(ThreadPoolExecutor(1), handlers=[AsksForToken(demanded)])
-    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    address = form.format(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
     server.start()
     try:
         if not problem:

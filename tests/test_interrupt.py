@@ -141,6 +141,50 @@ def test_stop_frees_the_cpus_and_the_cell_can_run_again(
     )
 
 
+def bare_fit(of: str, folder: Path) -> str:
+    """A run without a display of the course; its last line shows that the program goes on after it."""
+    return f"""
+import ray.train.torch
+from ray import tune
+
+def wait(config):
+    print("BEGUN")
+    time.sleep(1000)
+
+two, folder = ray.train.ScalingConfig(num_workers=2), {str(folder)!r}
+{of}.fit()
+print("AFTER")
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("of", "says", "goes_on"),
+    [
+        (
+            "ray.train.torch.TorchTrainer(wait, train_loop_config={}, scaling_config=two, "
+            "run_config=ray.train.RunConfig(storage_path=folder))",
+            "SystemExit: ",
+            False,
+        ),
+        (
+            "tune.Tuner(wait, run_config=tune.RunConfig(verbose=0, storage_path=folder))",
+            "Resume experiment with: Tuner.restore",
+            True,
+        ),
+    ],
+    ids=["train", "tune"],
+)
+def test_stop_without_a_display_of_the_course(
+    notebook: Notebook, tmp_path: Path, of: str, says: str, goes_on: bool
+) -> None:
+    """04 and 07 tell what Train shows; Tune says itself what to do, and returns what there is."""
+    texts = notebook.run(bare_fit(of, tmp_path), pressed(notebook, "BEGUN", 1))
+    assert any(says in text for text in texts), texts
+    assert any("AFTER" in text for text in texts) is goes_on
+    assert notebook.run(FREE_CPUS)[-1].strip() == "free CPUs: 2.0"
+
+
 @pytest.mark.long
 def test_after_all_that_a_run_comes_to_its_end(notebook: Notebook, tmp_path: Path) -> None:
     texts = notebook.run(f"train({str(tmp_path)!r}, 2, 0)")

@@ -160,8 +160,9 @@ def test_cluster_with_a_token_that_the_notebook_has(with_token: Running, tmp_pat
     [{}, {"RAY_AUTH_MODE": "token"}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "f" * 64}],
     ids=["nothing", "no token", "a wrong token"],
 )
+@pytest.mark.parametrize("form", ["address", "client"])
 def test_cluster_with_a_token_that_the_notebook_lacks(
-    with_token: Running, tmp_path: Path, variables: dict[str, str]
+    with_token: Running, tmp_path: Path, form: str, variables: dict[str, str]
 ) -> None:
     cells = """
 try:
@@ -169,9 +170,10 @@ try:
 except Exception as error:
     print("SAYS", type(error).__name__, error)
 """
-    shown = notebook(tmp_path, cells, RAY_ADDRESS=with_token.address, **variables)
+    address = getattr(with_token, form)
+    shown = notebook(tmp_path, cells, RAY_ADDRESS=address, **variables)
     said = shown.partition("SAYS ")[2]
-    assert said.startswith(f"PermissionError The cluster at {with_token.address} asks for a token"), shown
+    assert said.startswith(f"PermissionError The cluster at {address} asks for a token"), shown
     assert ("did not accept" in said) is ("RAY_AUTH_TOKEN" in variables)
     assert "~/.ray/auth_token or RAY_AUTH_TOKEN, set RAY_AUTH_MODE=token" in said
 

@@ -394,6 +394,7 @@ BAD: list[tuple[str, str, Edit, str]] = [
     ("sixteen_bits_ask_the_processor", "type", source(4, "x0 = y.to(torch.bfloat16)"), "cell 4 takes a 16-bit"),
     ("sixteen_bits_ask_the_processor", "half", source(4, "model.half()"), "cell 4 takes a 16-bit"),
     ("sixteen_bits_ask_the_processor", "option", source(4, "t = train(bf16=True)"), "cell 4 takes a 16-bit"),
+    ("applications_have_names", "no name", source(4, "serve.run(App.bind())"), "cell 4 calls serve.run without a name"),
     ("quiet_workers_are_told", "init", source(4, "ray.init(log_to_driver=False)"), "cell 4 sets log_to_driver=False"),
     ("input_is_local", "https", source(4, 'read("https://a.org/x.csv")'), "cell 4: the code names 'https://a.org"),
     ("input_is_local", "s3", source(4, 'read("s3://bucket/x")'), "'s3://bucket/x'"),

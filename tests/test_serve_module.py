@@ -185,7 +185,7 @@ class FakeServe:
     """As much of Serve as the last cell of the notebook uses: its own applications, and perhaps one of others."""
 
     def __init__(self, others: list[str]) -> None:
-        self.applications, self.ended = {name: 1 for name in ("fashion", "default", *others)}, False
+        self.applications, self.ended = {name: 1 for name in ("fashion", "double", *others)}, False
 
     def status(self) -> FakeServe:
         return self
@@ -218,9 +218,9 @@ def test_last_cell_ends_serve_only_if_nobody_else_serves(others: list[str], tmp_
 @pytest.mark.fast
 def test_last_cell_knows_all_applications_of_the_notebook() -> None:
     code = "\n".join(code_cells())
-    runs = set(re.findall(r'name="(\w+)", route_prefix', code)) | {"default", "fashion"}
+    runs = set(re.findall(r'name="(\w+)", route_prefix', code)) | {"fashion"}
     named = set(re.search(r"ours = \{(.*?)\}", code_cells()[-1]).group(1).replace('"', "").split(", "))
-    assert named == runs and {"single", "batched", "split"} <= runs
+    assert named == runs and {"double", "single", "batched", "split"} <= runs
 
 
 @pytest.mark.fast

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 import requests
@@ -22,12 +24,14 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from PIL import Image
 from ray import serve
+from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError
 from ray.util.state import list_actors
 from schemathesis import GenerationMode
 from schemathesis.checks import FailureGroup, positive_data_acceptance
 from torchvision.datasets import FashionMNIST
 
+from cluster import fashion_mnist_service as service
 from helpers import data
 from tests.services import SERVE, head_of_somebody_else, wait_for
 from tests.test_serve_module import CONFIG, ZEROS, Nothing, code_cells, png, without_ray_shutdown
@@ -308,6 +312,47 @@ def test_full_queue_refuses_at_once_and_each_caller_has_its_own(url: str, serve_
         serve.delete("waiting")
     assert set(statuses) == {200, 503} and 6 <= statuses[503] <= 10, statuses
     assert ray.is_initialized()
+
+
+class Hanging(service.Model.func_or_class):
+    """The model of the service, whose calculation never ends for a picture of nothing but 7."""
+
+    def __init__(self) -> None:
+        super().__init__("1", str(data.trained_model()))
+
+    def classify(self, pictures: list[Any]) -> list[dict[str, Any]]:
+        if any((picture == 7).all() for picture in pictures):
+            threading.Event().wait()
+        return super().classify(pictures)
+
+    def pid(self) -> int:
+        return os.getpid()
+
+
+@pytest.mark.parametrize("method", ["predict", "predict_batched"])
+def test_replica_whose_calculation_hangs_is_replaced(serve_port: int, method: str) -> None:
+    """Nothing fails in it, so only Serve's time limit for `check_health` can notice."""
+    soon = {"health_check_period_s": 0.5, "health_check_timeout_s": 1, "graceful_shutdown_timeout_s": 1}
+    deployment = serve.deployment(Hanging, name="Hanging", ray_actor_options={"num_cpus": 0.1}, **soon)
+    handle = serve.run(deployment.bind(), name="hanging", route_prefix=None)
+
+    def pid() -> int | None:
+        try:
+            return handle.pid.remote().result(timeout_s=10)
+        except (RayActorError, TimeoutError):
+            return None  # it is being replaced
+
+    try:
+        healthy = pid()
+        for _ in range(3):  # answers, and several checks in the meantime
+            assert handle.predict.remote(np.zeros((28, 28), np.float32)).result(timeout_s=30)["version"] == "1"
+            time.sleep(1)
+        assert healthy is not None and pid() == healthy, "one that works must stay"
+        getattr(handle, method).remote(np.full((28, 28), 7, np.float32))
+        wait_for(lambda: pid() not in (None, healthy), 90)
+        assert handle.predict.remote(np.zeros((28, 28), np.float32)).result(timeout_s=30)["version"] == "1"
+    finally:
+        serve.delete("hanging")
 
 
 def answer_of(port: int, path: str) -> tuple[int, str]:
