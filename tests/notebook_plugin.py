@@ -30,6 +30,7 @@ from nbmake.nb_result import NotebookResult
 from nbmake.nb_run import NotebookRun
 from nbmake.pytest_items import NbMakeFailureRepr, NotebookFile, NotebookItem
 
+from helpers.data import RESULTS_VARIABLE
 from tests import expectations, notebook_outputs, notebook_watch
 
 # The promised times are those of an idle machine. A machine that also runs
@@ -48,7 +49,8 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFL
 UNSET = ("MPLBACKEND",)
 # Ray's sessions and the locks of its workers; the sockets of its dashboard, which Ray kills before it could remove
 # them; torch's cache.
-ALLOWED_IN_TEMP = ("ray", "_ray_lockfiles", "pymp-*", "torchinductor_*")
+OWN_RESULTS = "own_results"
+ALLOWED_IN_TEMP = ("ray", "_ray_lockfiles", "pymp-*", "torchinductor_*", OWN_RESULTS)
 # As the reader has it: tests that ran before have set variables for themselves.
 ENVIRONMENT = dict(os.environ)
 REPORTS = pytest.StashKey[list["Report"]]()
@@ -131,12 +133,17 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 
 class CourseFile(NotebookFile):
-    """A notebook of the course: one run, and with --long a second one right after it."""
+    """A notebook of the course: one run, and with --long a second one right after it.
+
+    With --long, one that reads what another leaves runs once more, as if nothing had been left.
+    """
 
     def collect(self) -> Iterator[NotebookItem]:
         yield CourseNotebook.from_parent(self, filename=str(self.path), name="run")
         if self.config.getoption("--long") and not self.config.option.overwrite:
             yield CourseNotebook.from_parent(self, filename=str(self.path), name="second-run")
+            if notebook_outputs.notebook_name(self.path) in expectations.READ_RESULTS:
+                yield CourseNotebook.from_parent(self, filename=str(self.path), name="without-results")
 
 
 class CourseNotebook(NotebookItem):
@@ -151,7 +158,7 @@ class CourseNotebook(NotebookItem):
         _end_ray_of_the_tests()
         root = self.config.rootpath
         name = notebook_outputs.notebook_name(self.path)
-        report = Report(name if self.name == "run" else f"{name} (second run)")
+        report = Report(name if self.name == "run" else f"{name} ({self.name})")
         self.config.stash[REPORTS].append(report)
         executed = self._run_watched(root, report)
         if any(START_TIMED_OUT in problem for problem in report.problems):
@@ -181,7 +188,7 @@ class CourseNotebook(NotebookItem):
             marker = uuid.uuid4().hex
             watch = notebook_watch.ProcessWatch(MARKER, marker, folder)
             try:
-                with watch, _environment(marker, folder):
+                with watch, _environment(marker, folder, own_results=self.name == "without-results"):
                     executed = self._execute(report)
             finally:
                 left = watch.left_behind(GRACE_SECONDS)
@@ -281,9 +288,11 @@ def _own_folder() -> Iterator[Path]:
 
 
 @contextmanager
-def _environment(marker: str, folder: Path) -> Iterator[None]:
+def _environment(marker: str, folder: Path, own_results: bool) -> Iterator[None]:
     """The environment that the kernel inherits, only while it runs."""
     own = {**OFFLINE, MARKER: marker, "TMPDIR": str(folder), "RAY_TMPDIR": str(folder)}
+    if own_results:
+        own[RESULTS_VARIABLE] = str(folder / OWN_RESULTS)
     wanted = {name: value for name, value in ENVIRONMENT.items() if name not in UNSET} | own
     with pytest.MonkeyPatch.context() as patch:
         for name in set(os.environ) - set(wanted):

@@ -199,6 +199,26 @@ def test_the_second_run_comes_with_long(tmp_path: Path) -> None:
     assert messages["once::run"] == "" and "FileExistsError" in messages["once::second-run"]
 
 
+def test_who_reads_results_runs_also_without_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = sorted(expectations.READ_RESULTS)[0]
+    # Fails where the folder of the first two runs is not the one.
+    cells = [code("from helpers import data; (data.results_dir('x') / 'made').touch(exist_ok=False)")]
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    for other in (name, "other"):
+        nbformat.write(new_notebook(cells=cells), tmp_path / f"{other}.ipynb")
+    monkeypatch.setenv("RAY_COURSE_RESULTS", str(tmp_path / "shared"))
+    _, messages, output = run_pytest(tmp_path, "--long")
+    assert "FileExistsError" in messages[f"{name}::second-run"], output
+    assert "FileExistsError" not in messages[f"{name}::without-results"], output
+    assert "other::without-results" not in messages
+    assert not list(tmp_path.glob("**/own_results"))
+
+
+@pytest.mark.fast
+def test_readers_of_results_exist() -> None:
+    assert all((REPOSITORY / "notebooks" / f"{name}.ipynb").is_file() for name in expectations.READ_RESULTS)
+
+
 @pytest.mark.parametrize(("options", "runs"), [((), False), (("--long",), True), (("--overwrite",), True)])
 def test_long_notebooks_are_left_out_unless_asked_for(tmp_path: Path, options: tuple[str, ...], runs: bool) -> None:
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
