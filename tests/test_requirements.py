@@ -264,6 +264,17 @@ def test_ci_runs_every_python() -> None:
         assert [unknown_targets(command) for command in commands] == [[]] * len(commands)
 
 
+def test_ci_runs_on_what_most_laptops_have() -> None:
+    """The two variables make any processor one without fast bfloat16, for PyTorch and for oneDNN."""
+    jobs = yaml.safe_load((REPOSITORY / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
+    limited = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
+    (job,) = [job for job in jobs.values() if limited.items() <= job.get("env", {}).items()]
+    assert job["steps"][-1] == {"run": "bash .ci/run"}, "the same command as everywhere, and the last one"
+    code = "import torch; print(torch.backends.cpu.get_cpu_capability())"
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **limited}, capture_output=True, text=True)
+    assert done.stdout.strip() == "AVX2", done.stderr
+
+
 def test_readme_names_the_versions_of_the_lock() -> None:
     (line,) = re.findall(r"(?m)^.*Last run with .*$", (REPOSITORY / "README.md").read_text())
     for name, title in (("ray", "Ray"), ("torch", "PyTorch")):
