@@ -97,6 +97,7 @@ NEEDS_RAY = {
     "best_config",
     "slow_squares",
     "in_batches",
+    "sum_of_squares",
     "spread_work",
     "add_names",
     "multiplexed",

@@ -272,3 +272,21 @@ def test_lost_workers_and_failed_starts_of_04_are_bounded() -> None:
     size = types.SimpleNamespace(max_failures=5, failed_starts=10)
     exec(f"failures = {lines}", {"ray": types.SimpleNamespace(train=train), "size": size})
     assert given == {"max_failures": 5, "controller_failure_limit": 10}
+
+
+# --- 03: what a plain function keeps ----------------------------------------------------------------------------------
+
+
+def test_a_function_keeps_nothing_from_one_task_to_the_next(ray_session: None) -> None:
+    """03 says so: a model in a global variable is loaded again in each task, even if a worker runs several of them."""
+    import ray
+
+    kept: dict[str, float] = {}
+
+    def remember(batch: dict[str, Any]) -> dict[str, Any]:
+        if not kept:
+            kept["made"] = time.time()
+        return {"made": [kept["made"]] * len(batch["id"]), "task": [ray.get_runtime_context().get_task_id()] * 5}
+
+    rows = ray.data.range(80, override_num_blocks=8).map_batches(remember, batch_size=5).to_pandas()
+    assert rows["made"].nunique() == rows["task"].nunique() == 8

@@ -15,29 +15,6 @@ from helpers.exercises.watched import Rule, Stage, Watched, all_together
 
 PAUSE = 0.15  # seconds between the ends of two tasks, so that the order in which they end can be seen
 
-PARTS = {
-    "A task divides by zero. Where is the error raised first?": (
-        "worker",
-        "The raylet starts it, and it unpacks your function and runs it.",
-    ),
-    "Two workers of a node are free. What picks one for the next task?": (
-        "raylet",
-        "There is one on each node, with the scheduler in it.",
-    ),
-    "A new machine joins. Where can all others learn of it?": (
-        "GCS",
-        "All nodes must be able to ask it, so it is on the head.",
-    ),
-    "Two tasks of a node read the same large array. What keeps it for them?": (
-        "raylet",
-        "The store has no process of its own: it lives in the part that also schedules.",
-    ),
-    "A loop calls ray.get too early. What has to wait?": (
-        "driver",
-        "It is the program that asks for the work: this notebook.",
-    ),
-}
-
 
 @contextmanager
 def _sent_along() -> Iterator[None]:
@@ -143,9 +120,74 @@ def _dict_hint(got: Mapping[Any, Any], expected: dict[int, int]) -> str:
     )
 
 
+class _Adding:
+    """Has `.remote(*numbers)` like a remote function that adds numbers, and remembers what it was given."""
+
+    def __init__(self) -> None:
+        self.arguments: list[tuple[Any, ...]] = []
+        self._task = ray.remote(num_cpus=0)(lambda *numbers: sum(numbers))
+
+    def remote(self, *numbers: Any) -> ray.ObjectRef:
+        self.arguments.append(numbers)
+        return self._task.remote(*numbers)
+
+    def options(self, **options: Any) -> _Adding:
+        return self
+
+    def __call__(self, *numbers: Any) -> None:
+        raise TypeError("a remote function cannot be called directly: use add.remote(...)")
+
+
+@exercise_check
+def sum_of_squares(answer: Callable[[Any, Any, list[int]], Any]) -> Verdict:
+    """Exercise 2: squares in tasks, their sum in another one, and nobody waits: the answer is a reference."""
+    if (missing := without_ray()) is not None:
+        return missing
+    square = Watched()
+    with _sent_along():
+        try:
+            for numbers in ([2, 2, 5, 0, -3], [7], []):
+                wrong = _judge_sum(answer, square, numbers)
+                if wrong is not None:
+                    return wrong
+            return right("you had the reference to the sum before any square was ready.")
+        finally:
+            square.finish()
+
+
+def _judge_sum(answer: Callable[[Any, Any, list[int]], Any], square: Watched, numbers: list[int]) -> Verdict | None:
+    add, expected = _Adding(), sum(number * number for number in numbers)
+    square.begin(_square, watched.only())  # no square is ready before the answer has returned
+    got = answer(square, add, list(numbers))
+    if square.waited_in_vain():
+        hint = "ray.get waits in the notebook: give the references of the squares to add.remote instead."
+        return not_right("a wait for the squares", "a reference that comes at once", hint)
+    if sorted(map(repr, square.arguments)) != sorted(map(repr, numbers)):
+        hint = "Start one task with square.remote(number) for each number."
+        return not_right(f"{len(square.arguments)} squares in tasks, for {numbers}", f"{len(numbers)}", hint)
+    if not add.arguments:
+        return not_right("no sum in a task", "one", "Let a task add them up, too: add.remote(...).")
+    if any(as_list(argument) is not None for arguments in add.arguments for argument in arguments):
+        hint = "Inside a list, references stay references. A star makes an argument of each: add.remote(*refs)."
+        return not_right("a list as the argument of add", "one argument for each square", hint)
+    if not isinstance(got, ray.ObjectRef):
+        hint = "Return what add.remote(...) returns; whoever needs the number calls ray.get."
+        return not_right(got, "a reference to the sum", hint)
+    square.finish()
+    total = ray.get(got)
+    if not same(total, expected):
+        hint = "Give add.remote the reference of each square, each of them once."
+        return not_right(f"a reference to {total}", f"one to {expected}, for {numbers}", hint)
+    return None
+
+
+def _square(place: int, number: int) -> int:
+    return number * number
+
+
 @exercise_check
 def in_batches(answer: Callable[[Any, list[int], int], list[int]]) -> Verdict:
-    """Exercise 2: one task for each batch of numbers, all at the same time, and one list of results."""
+    """Exercise 3: one task for each batch of numbers, all at the same time, and one list of results."""
     if (missing := without_ray()) is not None:
         return missing
     task = Watched()
@@ -207,23 +249,3 @@ def _judge_division(batches: list[list[object] | None], numbers: list[int], size
         hint = "Start one task with task.remote(batch) for each group of `size` numbers, and none for an empty group."
         return not_right(f"{len(batches)} tasks {case}", f"{total}", hint)
     return None
-
-
-@exercise_check
-def parts(answer: Mapping[str, str]) -> Verdict:
-    """Exercise 3: which part of Ray does what."""
-    if not isinstance(answer, Mapping):
-        return not_right(f"a {type(answer).__name__}", "the dict of the cell above", "Write a word for each `...`.")
-    if any(value is ... for value in answer.values()):
-        raise NotImplementedError
-    for sentence, (expected, hint) in PARTS.items():
-        if sentence not in answer:
-            return not_right("no answer", f"one for '{sentence}'", "Leave the questions as they are.")
-        got = str(answer[sentence]).strip().lower()
-        if got not in {"driver", "worker", "raylet", "gcs"}:
-            # The expected word would give the answer away.
-            hint = f"Use one of the four words. {hint}"
-            return not_right(f"{answer[sentence]!r}", "driver, worker, raylet or GCS", hint)
-        if got != expected.lower():
-            return not_right(f"{answer[sentence]!r} for '{sentence}'", "another part", hint)
-    return right("you know who does what.")

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import math
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
 import ray
-from ray.actor import ActorClass
 
 from helpers.exercises.verdict import Verdict, as_list, as_number, exercise_check, not_right, right, same, without_ray
-from helpers.exercises.watched import Watched, all_together, only
+from helpers.exercises.watched import Rule, Watched, all_together, only
 
 PAUSE = 0.15  # seconds between the ends of two tasks, where the order in which they end must be seen
 
@@ -176,62 +175,103 @@ def _judge_in_time(got: Any, tasks: list[tuple[float | None, int]], waiting: lis
     return None
 
 
+class _Calls:
+    """The calls of all actors of one class that the check lends to an answer."""
+
+    def __init__(self, total: int, actors: int) -> None:
+        self.handles: list[_Handle] = []
+        self.most_busy = 0  # actors that had something to do at the same time
+        self.lock = threading.Lock()  # an answer may ask in threads
+        self.task = Watched()
+        self.task.begin(_square, _after_so_many(min(total, actors)), PAUSE)
+
+
+class _Handle:
+    """Has `.predict.remote(request)` like the handle of an actor."""
+
+    def __init__(self, calls: _Calls) -> None:
+        self._calls, self.refs = calls, []
+        self.predict = self
+
+    def remote(self, request: Any) -> ray.ObjectRef:
+        ref = self._calls.task.remote(request)
+        with self._calls.lock:
+            self.refs.append(ref)
+            busy = [handle for handle in self._calls.handles if handle.is_busy()]
+            self._calls.most_busy = max(self._calls.most_busy, len(busy))
+        return ref
+
+    def is_busy(self) -> bool:
+        return bool(self.refs) and bool(ray.wait(self.refs, num_returns=len(self.refs), timeout=0)[1])
+
+    def options(self, **options: Any) -> _Handle:
+        return self
+
+
+class _Model:
+    """Has `.remote()` like an actor class without arguments."""
+
+    def __init__(self, calls: _Calls) -> None:
+        self._calls = calls
+
+    def remote(self) -> _Handle:
+        self._calls.handles.append(_Handle(self._calls))
+        return self._calls.handles[-1]
+
+    def options(self, **options: Any) -> _Model:
+        return self
+
+    def __call__(self) -> None:
+        raise TypeError("an actor class cannot be called directly: use Model.remote()")
+
+
+def _after_so_many(count: int) -> Rule:
+    """No call ends before so many have been made; then the newest of those under way ends first."""
+
+    def may_end(started: list[int], ended: list[int]) -> list[int]:
+        under_way = [number for number in started if number not in ended]
+        return under_way[-1:] if len(started) >= count else []
+
+    return may_end
+
+
 @exercise_check
-def running_mean(answer: Any) -> Verdict:
-    """Exercise 4: an actor that keeps a sum and a count."""
-    if not isinstance(answer, ActorClass):
-        hint = "Put @ray.remote above the class, and give the class itself, without .remote()."
-        return not_right(f"a {type(answer).__name__}", "an actor class", hint)
+def ask_all(answer: Callable[[Any, int, list[Any]], list[Any]]) -> Verdict:
+    """Exercise 4: n actors share the requests, all at the same time, and the answers come in order."""
     if (missing := without_ray()) is not None:
         return missing
-    first, second = answer.options(num_cpus=0).remote(), answer.options(num_cpus=0).remote()
-    try:
-        for name in ("add", "mean"):
-            if not hasattr(first, name):
-                return not_right(f"a class without {name}", "methods add and mean", f"Write the method {name}.")
-        return _judge_means(first, second)
-    finally:
-        ray.kill(first)
-        ray.kill(second)
-
-
-def _judge_means(first: Any, second: Any) -> Verdict:
-    empty = ray.get(first.mean.remote())
-    if empty is not None:
-        return not_right(empty, None, "Before the first add there is no mean: return None.")
-    numbers: list[float] = []
-    # 0 first: the mean 0 is no missing mean. Equal numbers, negative ones, fractions, and more than a few.
-    for values in ([0], [1.5, 2, 2], [-5.5], [10], list(range(20, 60))):
-        numbers += values
-        for value in values:
-            ray.get(first.add.remote(value))
-        for _ in range(2):
-            wrong = _judge_mean(ray.get(first.mean.remote()), numbers)
+    for n, requests in ((2, [3, 1, 1, 4, 6]), (3, list(range(12))), (3, [5]), (1, [2, 0, 2]), (2, [])):
+        calls = _Calls(len(requests), n)
+        try:
+            got = answer(_Model(calls), n, list(requests))
+            wrong = _judge_requests(got, calls, n, requests)
             if wrong is not None:
                 return wrong
-        if ray.get(second.mean.remote()) is not None:
-            hint = "Each actor has a state of its own: set it in __init__."
-            return not_right("a second actor that already has a mean", None, hint)
-    return right("the state stays in the actor between calls.")
+        finally:
+            calls.task.finish()
+    return right("all actors worked at the same time, and the answers came in order.")
 
 
-def _judge_mean(got: Any, numbers: list[float]) -> Verdict | None:
-    mean, expected = as_number(got), sum(numbers) / len(numbers)
-    # A mean in 32 bits has seven digits.
-    if mean is not None and math.isclose(mean, expected, rel_tol=1e-5, abs_tol=1e-6):
-        return None
-    added = f"{numbers}" if len(numbers) < 10 else f"{len(numbers)} numbers"
-    hint = "The mean is the sum of all numbers divided by how many there are; keep both in self."
-    if got is None:
-        hint = "There is a mean as soon as there is a number: test for 'no numbers yet' by their count."
-    elif mean is None:
-        hint = "mean() returns a number."
-    elif math.isclose(mean, math.floor(expected)):
-        hint = "The mean need not be a whole number: divide with /, not with //."
-    elif math.isclose(mean, numbers[-1]):
-        hint = "This is the last number alone. The mean is the sum of all divided by how many; keep both in self."
-    elif math.isclose(mean, sum(set(numbers)) / len(set(numbers))):
-        hint = "Equal numbers count each time: a set keeps only one of them."
-    elif math.isclose(mean, sum(numbers)):
-        hint = "This is the sum: divide it by how many numbers there are."
-    return not_right(got, f"{expected:.6g} after adding {added}", hint)
+def _judge_requests(got: Any, calls: _Calls, n: int, requests: list[int]) -> Verdict | None:
+    values, expected = as_list(got), [request * request for request in requests]
+    case = f"for n={n} and {len(requests)} requests"
+    if isinstance(got, ray.ObjectRef) or any(isinstance(value, ray.ObjectRef) for value in values or []):
+        return not_right("references", expected, "Trade them for values with ray.get.")
+    # Fewer requests than actors: whether the idle ones are started is all the same.
+    if len(calls.handles) != n and (len(calls.handles) > n or len(requests) >= n):
+        hint = "Start n actors with Model.remote() before the first request, and use them for all requests."
+        return not_right(f"{len(calls.handles)} actors {case}", f"{n}", hint)
+    if sorted(map(repr, calls.task.arguments)) != sorted(map(repr, requests)):
+        hint = "Each request goes to one actor, once: actor.predict.remote(request)."
+        return not_right(f"{len(calls.task.arguments)} calls {case}", f"{len(requests)}, one for each", hint)
+    most, share = max((len(handle.refs) for handle in calls.handles), default=0), -(-len(requests) // n)
+    if most > share + 1:
+        hint = "Share the requests evenly, by turns for example: request i goes to actor i % n."
+        return not_right(f"one actor with {most} of {len(requests)} requests", f"about {share} each", hint)
+    if calls.task.waited_in_vain() or calls.most_busy < min(n, len(requests)):
+        hint = "Give every actor a request before you wait: an actor that got none has nothing to do."
+        return not_right(f"{calls.most_busy} actors busy at the same time {case}", f"{min(n, len(requests))}", hint)
+    if not same(values, expected):
+        hint = "Return the answers in the order of the requests: ray.get keeps the order of the references."
+        return not_right(got, f"{expected} {case}", hint)
+    return None

@@ -69,13 +69,6 @@ def numbers_by_square(numbers):
     return dict(zip(ray.get([slow_square.remote(x) for x in numbers]), numbers, strict=True))
 
 
-RIGHT_PARTS = {sentence: part for sentence, (part, _) in start_here.PARTS.items()}
-
-
-def parts_with(sentence_start: str, part: str) -> dict[str, str]:
-    return {s: part if s.startswith(sentence_start) else right for s, right in RIGHT_PARTS.items()}
-
-
 def squares_in_finishing_order(numbers):
     pending, values = [slow_square.remote(x) for x in numbers], []
     while pending:
@@ -129,6 +122,56 @@ def squares_as_they_come(numbers):
         (ready,), waiting = ray.wait(waiting)
         squares[number_of[ready]] = ray.get(ready)
     return squares
+
+
+def sum_of_values(square, add, numbers):
+    return add.remote(*ray.get([square.remote(x) for x in numbers]))
+
+
+def sum_that_is_fetched(square, add, numbers):
+    return ray.get(add.remote(*[square.remote(x) for x in numbers]))
+
+
+def sum_of_a_list(square, add, numbers):
+    return add.remote([square.remote(x) for x in numbers])
+
+
+def sum_in_the_notebook(square, add, numbers):
+    return ray.put(sum(ray.get([square.remote(x) for x in numbers])))
+
+
+def references_of_squares(square, add, numbers):
+    return [square.remote(x) for x in numbers]
+
+
+def sum_without_square_tasks(square, add, numbers):
+    return add.remote(*[x * x for x in numbers])
+
+
+def sum_of_different_squares(square, add, numbers):
+    return add.remote(*[square.remote(x) for x in set(numbers)])
+
+
+def sum_without_the_first(square, add, numbers):
+    return add.remote(*[square.remote(x) for x in numbers][1:])
+
+
+def sum_called_directly(square, add, numbers):
+    return add(*[square.remote(x) for x in numbers])
+
+
+def sum_two_by_two(square, add, numbers):
+    refs = [square.remote(x) for x in numbers] or [add.remote()]
+    while len(refs) > 1:
+        refs = [add.remote(*refs[i : i + 2]) for i in range(0, len(refs), 2)]
+    return refs[0] if len(numbers) > 1 else add.remote(refs[0])
+
+
+def sum_by_a_loop(square, add, numbers):
+    total = add.remote()
+    for x in numbers:
+        total = add.remote(total, square.remote(x))
+    return total
 
 
 def batches_of(numbers, size):
@@ -245,7 +288,19 @@ WRONG = {
         (lambda numbers: None, "Return a dict"),
         (lambda numbers: sys.exit("wrong"), "raised SystemExit: wrong"),
     ],
-    (2, start_here.in_batches): [
+    (2, start_here.sum_of_squares): [
+        (sum_of_values, "ray.get waits in the notebook"),
+        (sum_that_is_fetched, "ray.get waits in the notebook"),
+        (sum_of_a_list, "A star makes an argument of each"),
+        (sum_in_the_notebook, "ray.get waits in the notebook"),
+        (references_of_squares, "add.remote(...)"),
+        (sum_without_square_tasks, "square.remote(number)"),
+        (sum_of_different_squares, "for each number"),
+        (sum_without_the_first, "each of them once"),
+        (sum_called_directly, "add.remote(...)"),
+        (lambda square, add, numbers: None, "square.remote(number)"),
+    ],
+    (3, start_here.in_batches): [
         (a_task_for_each_number, "for each group of `size` numbers"),
         (numbers_without_a_list, "numbers[i : i + size]"),
         (size_as_number_of_batches, "at most `size` numbers"),
@@ -260,17 +315,6 @@ WRONG = {
         (batches_with_an_empty_one, "none for an empty group"),
         (lambda task, numbers, size: None, "task.remote(batch)"),
     ],
-    (3, start_here.parts): [
-        (parts_with("Two workers", "GCS"), "one on each node"),
-        (parts_with("A new machine", "raylet"), "All nodes must be able to ask"),
-        (parts_with("A task", "driver"), "runs it"),
-        (parts_with("Two tasks", "worker"), "no process of its own"),
-        (parts_with("A loop", "worker"), "asks for the work"),
-        (parts_with("A loop", "head node"), "one of the four words"),
-        (parts_with("A loop", None), "one of the four words"),
-        (list(RIGHT_PARTS.values()), "a word for each"),
-        (dict(list(RIGHT_PARTS.items())[1:]), "Leave the questions"),
-    ],
 }
 RIGHT = {
     (1, start_here.slow_squares): [
@@ -280,16 +324,17 @@ RIGHT = {
         squares_by_threads,
         lambda numbers: dict(ray.get([slow_square_pair.options(num_cpus=0.5).remote(x) for x in numbers])),
     ],
-    (2, start_here.in_batches): [
+    (2, start_here.sum_of_squares): [
+        sum_two_by_two,
+        sum_by_a_loop,
+        lambda square, add, numbers: add.options(num_cpus=0.5).remote(*map(square.remote, numbers)),
+        lambda square, add, numbers: add.remote(0, *[square.options(name="x").remote(x) for x in numbers]),
+    ],
+    (3, start_here.in_batches): [
         batches_by_a_loop,
         batches_of_numpy,
         batches_in_the_store,
         batches_with_every_nth_number,
         lambda task, numbers, size: tuple(joined(ray.get([task.remote(b) for b in batches_of(numbers, size)]))),
-    ],
-    (3, start_here.parts): [
-        {sentence: f" {part.upper()} " for sentence, part in RIGHT_PARTS.items()},
-        dict(reversed(RIGHT_PARTS.items())),
-        {**RIGHT_PARTS, "It answers in JSON.": "nobody"},
     ],
 }

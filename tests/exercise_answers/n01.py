@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import ray
+from ray.util import ActorPool
 
 from helpers.exercises import tasks_and_actors
 
@@ -48,60 +48,6 @@ def waits_for_all(refs, n):
 
 def ready_references(refs, n):
     return ray.wait(refs, num_returns=n)[0]
-
-
-class PlainMean:
-    def add(self, value): ...
-
-    def mean(self): ...
-
-
-@ray.remote
-class ZeroWhenEmpty:
-    def __init__(self):
-        self.total, self.count = 0, 0
-
-    def add(self, value):
-        self.total, self.count = self.total + value, self.count + 1
-
-    def mean(self):
-        return self.total / max(1, self.count)
-
-
-@ray.remote
-class LastValue:
-    def __init__(self):
-        self.last = None
-
-    def add(self, value):
-        self.last = value
-
-    def mean(self):
-        return self.last
-
-
-@ray.remote
-class WholeNumbers:
-    def __init__(self):
-        self.total, self.count = 0, 0
-
-    def add(self, value):
-        self.total, self.count = self.total + value, self.count + 1
-
-    def mean(self):
-        return self.total // self.count if self.count else None
-
-
-@ray.remote
-class NoneWhenZero:
-    def __init__(self):
-        self.total, self.count = 0, 0
-
-    def add(self, value):
-        self.total, self.count = self.total + value, self.count + 1
-
-    def mean(self):
-        return self.total / self.count if self.total else None
 
 
 def map_by_item(task, items):
@@ -198,127 +144,6 @@ def answers_that_remove(refs, n):
     return values
 
 
-@ray.remote
-class MeanOfTheLastTwo:
-    def __init__(self):
-        self.numbers = []
-
-    def add(self, value):
-        self.numbers = [*self.numbers, value][-2:]
-
-    def mean(self):
-        return sum(self.numbers) / len(self.numbers) if self.numbers else None
-
-
-@ray.remote
-class MeanOfTheDifferent:
-    def __init__(self):
-        self.numbers = set()
-
-    def add(self, value):
-        self.numbers.add(value)
-
-    def mean(self):
-        return sum(self.numbers) / len(self.numbers) if self.numbers else None
-
-
-@ray.remote
-class ForgetsWhenAsked:
-    def __init__(self):
-        self.numbers = []
-
-    def add(self, value):
-        self.numbers.append(value)
-
-    def mean(self):
-        numbers, self.numbers = self.numbers, []
-        return sum(numbers) / len(numbers) if numbers else None
-
-
-@ray.remote
-class MeanOfMeans:
-    def __init__(self):
-        self.value = None
-
-    def add(self, value):
-        self.value = value if self.value is None else (self.value + value) / 2
-
-    def mean(self):
-        return self.value
-
-
-@ray.remote
-class SumOnly:
-    def __init__(self):
-        self.total = None
-
-    def add(self, value):
-        self.total = (self.total or 0) + value
-
-    def mean(self):
-        return self.total
-
-
-@ray.remote
-class WithoutMean:
-    def add(self, value): ...
-
-
-@ray.remote
-class MeanInWords:
-    def __init__(self):
-        self.numbers = []
-
-    def add(self, value):
-        self.numbers.append(value)
-
-    def mean(self):
-        return f"{sum(self.numbers) / len(self.numbers):.3f}" if self.numbers else None
-
-
-@ray.remote
-def mean_function(values):
-    return sum(values) / len(values)
-
-
-@ray.remote
-class MeanIn32Bits:
-    def __init__(self):
-        self.numbers = []
-
-    def add(self, value):
-        self.numbers.append(value)
-
-    def mean(self):
-        return np.mean(self.numbers, dtype=np.float32) if self.numbers else None
-
-
-@ray.remote
-class AsyncMean:
-    def __init__(self):
-        self.numbers = []
-
-    async def add(self, value):
-        self.numbers.append(value)
-
-    async def mean(self):
-        return statistics.fmean(self.numbers) if self.numbers else None
-
-
-@ray.remote
-class WelfordMean:
-    def __init__(self):
-        self.current, self.count = None, 0
-
-    def add(self, value):
-        self.count += 1
-        self.current = (self.current or 0) + (value - (self.current or 0)) / self.count
-        return self.current
-
-    def mean(self):
-        return self.current
-
-
 def split_in_time(refs, seconds):
     return ray.wait(refs, num_returns=len(refs), timeout=seconds)
 
@@ -389,6 +214,106 @@ def in_time_as_a_tuple(refs, seconds):
     return tuple(ray.get(sorted(ready, key=refs.index)))
 
 
+def actors_of(Model, n):
+    return [Model.remote() for _ in range(n)]
+
+
+def one_actor_for_all(Model, n, requests):
+    first, *_ = actors_of(Model, n)
+    return ray.get([first.predict.remote(request) for request in requests])
+
+
+def an_actor_for_each_request(Model, n, requests):
+    return ray.get([Model.remote().predict.remote(request) for request in requests])
+
+
+def ask_one_by_one(Model, n, requests):
+    actors = actors_of(Model, n)
+    return [ray.get(actors[i % n].predict.remote(request)) for i, request in enumerate(requests)]
+
+
+def ask_all_of_them(Model, n, requests):
+    actors = actors_of(Model, n)
+    return ray.get([actor.predict.remote(request) for request in requests for actor in actors])
+
+
+def ask_in_rounds(Model, n, requests):
+    actors, values = actors_of(Model, n), []
+    for actor in actors:
+        values += ray.get(
+            [actor.predict.remote(request) for request in requests[len(values) :][: -(-len(requests) // n)]]
+        )
+    return values
+
+
+def ask_for_references(Model, n, requests):
+    actors = actors_of(Model, n)
+    return [actors[i % n].predict.remote(request) for i, request in enumerate(requests)]
+
+
+def ask_in_finishing_order(Model, n, requests):
+    pending, values = ask_for_references(Model, n, requests), []
+    while pending:
+        ready, pending = ray.wait(pending)
+        values += ray.get(ready)
+    return values
+
+
+def ask_in_blocks(Model, n, requests):
+    """The answers of the first actor, then those of the second: each in order, all together not."""
+    refs = [[actor.predict.remote(r) for r in requests[i::n]] for i, actor in enumerate(actors_of(Model, n))]
+    return [value for of_one in refs for value in ray.get(of_one)]
+
+
+def ask_different_ones(Model, n, requests):
+    actors = actors_of(Model, n)
+    return ray.get([actors[i % n].predict.remote(request) for i, request in enumerate(set(requests))])
+
+
+def ask_a_class(Model, n, requests):
+    actors = [Model() for _ in range(n)]
+    return ray.get([actors[i % n].predict.remote(request) for i, request in enumerate(requests)])
+
+
+def ask_nobody(Model, n, requests):
+    return []
+
+
+def ask_by_a_pool(Model, n, requests):
+    pool = ActorPool(actors_of(Model, n))
+    return list(pool.map(lambda actor, request: actor.predict.remote(request), requests))
+
+
+def ask_by_slices(Model, n, requests):
+    values = [None] * len(requests)
+    refs = [[actor.predict.remote(r) for r in requests[i::n]] for i, actor in enumerate(actors_of(Model, n))]
+    for i, of_one in enumerate(refs):
+        values[i::n] = ray.get(of_one)
+    return tuple(values)
+
+
+def ask_by_threads(Model, n, requests):
+    actors = actors_of(Model.options(num_cpus=0), n)
+    with ThreadPoolExecutor(16) as threads:
+        ask = lambda i: ray.get(actors[i % n].predict.remote(requests[i]))  # noqa: E731
+        return list(threads.map(ask, range(len(requests))))
+
+
+def ask_with_a_window(Model, n, requests):
+    """No actor gets its next request before it has answered."""
+    free, answers, running = actors_of(Model, min(n, len(requests))), {}, {}
+    for i, request in enumerate(requests):
+        if not free:
+            (ready,), _ = ray.wait(list(running))
+            place, actor = running.pop(ready)
+            answers[place] = ray.get(ready)
+            free.append(actor)
+        actor = free.pop()
+        running[actor.predict.remote(request)] = (i, actor)
+    answers |= {place: ray.get(ref) for ref, (place, _) in running.items()}
+    return [answers[i] for i in range(len(requests))]
+
+
 WRONG = {
     (1, tasks_and_actors.parallel_map): [
         (get_in_the_loop, "inside the loop"),
@@ -426,20 +351,19 @@ WRONG = {
         (in_time_cancels_all, "num_returns"),
         (lambda refs, seconds: None, "Return a list"),
     ],
-    (4, tasks_and_actors.running_mean): [
-        (PlainMean, "@ray.remote"),
-        (mean_function, "an actor class"),
-        (ZeroWhenEmpty, "return None"),
-        (LastValue, "divided by how many"),
-        (WholeNumbers, "with /, not with //"),
-        (NoneWhenZero, "by their count"),
-        (MeanOfTheLastTwo, "sum of all"),
-        (MeanOfTheDifferent, "Equal numbers count"),
-        (ForgetsWhenAsked, "as soon as there is a number"),
-        (MeanOfMeans, "sum of all"),
-        (SumOnly, "This is the sum"),
-        (WithoutMean, "Write the method mean"),
-        (MeanInWords, "returns a number"),
+    (4, tasks_and_actors.ask_all): [
+        (one_actor_for_all, "one actor with"),
+        (an_actor_for_each_request, "Start n actors with Model.remote()"),
+        (ask_one_by_one, "before you wait"),
+        (ask_all_of_them, "Each request goes to one actor"),
+        (ask_in_rounds, "before you wait"),
+        (ask_for_references, "Trade them for values"),
+        (ask_in_finishing_order, "in the order of the requests"),
+        (ask_in_blocks, "in the order of the requests"),
+        (ask_different_ones, "Each request goes to one actor"),
+        (ask_a_class, "Model.remote()"),
+        (ask_nobody, "Start n actors"),
+        (lambda Model, n, requests: [request * request for request in requests], "Start n actors"),
     ],
 }
 RIGHT = {
@@ -458,5 +382,10 @@ RIGHT = {
         answers_that_remove,
     ],
     (3, tasks_and_actors.in_time): [in_time_one_by_one, in_time_by_asking_again, in_time_as_a_tuple],
-    (4, tasks_and_actors.running_mean): [MeanIn32Bits, AsyncMean, WelfordMean],
+    (4, tasks_and_actors.ask_all): [
+        ask_by_a_pool,
+        ask_by_slices,
+        ask_by_threads,
+        ask_with_a_window,
+    ],
 }
