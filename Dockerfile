@@ -6,11 +6,13 @@
 # Open the address with the token that it prints. Ray keeps its objects in /dev/shm, for which Docker gives 64 MB by
 # default. The volume keeps what you write in your copies of the notebooks when the container is gone.
 FROM python:3.11-slim AS machine
-RUN apt-get update && apt-get install --yes --no-install-recommends make git && rm -rf /var/lib/apt/lists/*
+RUN apt-get update && apt-get install --yes --no-install-recommends make git wget && rm -rf /var/lib/apt/lists/*
 RUN useradd --create-home learner
 
 FROM machine
 RUN install --directory --owner=learner /course /course/work
+# As a node of a cluster: KubeRay calls `ray` in a plain shell, and asks with wget how a node is.
+RUN ln -s /course/.venv/bin/ray /usr/local/bin/ray
 WORKDIR /course
 USER learner
 # What the set-up reads comes first, so that a changed notebook does not repeat it.

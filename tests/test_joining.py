@@ -189,6 +189,40 @@ def test_address_of_the_dashboard_gets_a_sentence(without_token: Running, tmp_pa
     assert "ValueError: RAY_ADDRESS is" in shown and "only `ray job submit` can use" in shown
 
 
+@pytest.mark.long
+def test_notebook_as_a_job(with_token: Running, tmp_path: Path) -> None:
+    """As cluster/kuberay/finetune.yaml runs one: its kernel joins the cluster that runs the job."""
+    cell = """
+import ray
+from helpers.session import ray_options
+
+context = ray.init(**ray_options(num_cpus=2, log_to_driver=False))
+print("JOINED", context.address_info["gcs_address"], ray.get(ray.remote(lambda: 7).remote()))
+"""
+    nbformat.write(new_notebook(cells=[new_code_cell(cell)]), tmp_path / "lesson.ipynb")
+    convert = [
+        sys.executable,
+        "-m",
+        "nbconvert",
+        "--to",
+        "notebook",
+        "--execute",
+        "--output-dir",
+        str(tmp_path / "out"),
+    ]
+    done = subprocess.run(
+        [RAY, "job", "submit", "--address", with_token.dashboard, "--", *convert, str(tmp_path / "lesson.ipynb")],
+        env=environment(tmp_path, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=with_token.token),
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    outputs = nbformat.read(tmp_path / "out" / "lesson.ipynb", 4).cells[0].outputs
+    shown = "".join(output.text for output in outputs if output.get("name") == "stdout")
+    assert re.search(rf"JOINED \S+:{with_token.port} 7", shown), outputs
+
+
 # A kernel that ran locally before, and what the cluster lacks -------------------
 
 
