@@ -30,7 +30,7 @@ from tests.notebook_rules import NOTEBOOKS
 
 CLUSTER = Path(__file__).resolve().parent.parent / "cluster"
 README = (CLUSTER / "README.md").read_text()
-HEAD_START, JOIN, STATUS, STOP = re.findall(r"```bash\n(.*?)```", README, re.S)
+HEAD_START, JOIN, STATUS, STOP = re.findall(r"```bash\n(.*?)```", README.partition("## On Kubernetes")[0], re.S)
 ADDRESS_IN_README = "10.0.0.1"
 ADDRESSES = ("10.201.7.1", "10.201.7.2")
 NEW_HOST = ["unshare", "--net", "--pid", "--fork", "--mount-proc", "--kill-child"]
