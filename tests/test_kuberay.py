@@ -115,7 +115,9 @@ def test_the_head_works_for_nobody_and_limits_are_requests(name: str) -> None:
 def test_results_are_on_the_storage_that_every_pod_has(name: str) -> None:
     for group, container in groups(OF_RAY[name]):
         values = {variable["name"]: variable["value"] for variable in container["env"]}
+        assert values.pop("HF_HOME").startswith("/shared/"), "or every node downloads the model"
         assert values == {"RAY_COURSE_RESULTS": "/shared", "RAY_COURSE_SIZE": "cluster"}
+        assert group["template"]["spec"]["securityContext"]["fsGroup"] == 1000, "the first user that useradd makes"
         (mount,), (volume,) = container["volumeMounts"], group["template"]["spec"]["volumes"]
         assert mount["mountPath"] == values["RAY_COURSE_RESULTS"] and mount["name"] == volume["name"]
         assert volume["persistentVolumeClaim"] == {"claimName": "ray-course"}
