@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -270,6 +271,11 @@ def test_ci_runs_on_what_most_laptops_have() -> None:
     limited = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
     (job,) = [job for job in jobs.values() if limited.items() <= job.get("env", {}).items()]
     assert job["steps"][-1] == {"run": "bash .ci/run"}, "the same command as everywhere, and the last one"
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="Only x86-64 has AVX.")
+def test_the_two_variables_limit_the_processor() -> None:
+    limited = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
     code = "import torch; print(torch.backends.cpu.get_cpu_capability())"
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **limited}, capture_output=True, text=True)
     assert done.stdout.strip() == "AVX2", done.stderr
