@@ -113,6 +113,58 @@ def useful_tokens_per_second(
     return {name: statistics.median(turn[name] for turn in turns) for name in ways}
 
 
+def rates_with_padding(
+    folder: str, tokenizer: Any, rows: Sequence[str], blocks: Any, **measuring: Any
+) -> dict[str, float]:
+    """Train with padded rows and with packed blocks, in turns, and count the tokens in the loss.
+
+    Args:
+        folder: of the model.
+        tokenizer: of Transformers, with an end token.
+        rows: texts to pad, at least 256.
+        blocks: packed tokens, whole numbers of shape (at least 32, 128).
+        measuring: for `useful_tokens_per_second`.
+
+    Returns:
+        "padded to 128", "padded to the longest" and "packed" -> useful tokens per second. Batches of packed blocks, and
+        of rows padded to 128, are 32 x 128 tokens; with the longest as the measure, a batch has 256 rows.
+
+    Source: written for this course.
+    """
+    whole = torch.as_tensor(blocks[:32])
+    ways = {
+        "padded to 128": padded_batches(tokenizer, rows, 32, length=128),
+        "padded to the longest": padded_batches(tokenizer, rows, 256),
+        "packed": [{"input_ids": whole, "labels": whole}],
+    }
+    return useful_tokens_per_second({"pretrained_model_name_or_path": folder}, ways, **measuring)
+
+
+def whole_steps(
+    blocks: ray.data.Dataset, blocks_per_step: int, at_most: int | None = None
+) -> tuple[ray.data.Dataset, int]:
+    """As many blocks as fill whole steps of all workers, so that an epoch ends with a step, and how many steps that is.
+
+    Args:
+        blocks: rows of tokens; they are computed now.
+        blocks_per_step: of all workers and passes together.
+        at_most: take no more blocks than these; None: all.
+
+    Raises:
+        ValueError: there are fewer blocks than a step takes.
+
+    Source: written for this course.
+    """
+    blocks = (blocks if at_most is None else blocks.limit(at_most)).materialize()
+    steps = blocks.count() // blocks_per_step
+    if not steps:
+        raise ValueError(
+            f"There are {blocks.count()} blocks, and a step takes {blocks_per_step}: read more text, or make "
+            "batch_per_worker, accumulation or workers smaller."
+        )
+    return blocks.limit(steps * blocks_per_step).materialize(), steps
+
+
 def _speed(
     source: Mapping[str, Any], batches: Sequence[Mapping[str, torch.Tensor]], seconds: float, half: bool
 ) -> float:

@@ -61,7 +61,7 @@ COLUMNS = [
             "blocks_per_epoch": 64,
         },
         on_both_nodes="RayTrainWorker",
-        until="divided",
+        until="long-run",
     ),
     Column(
         "08_serve_gptj",

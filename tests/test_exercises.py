@@ -108,7 +108,7 @@ NEEDS_RAY = {
     "steps_per_second",
     "train_all",
     "answers_only",
-    "overall_perplexity",
+    "divided_adam",
     "all_voices",
     "front_door",
     "passages",
@@ -452,6 +452,25 @@ def test_endless_loop_is_not_right(monkeypatch: pytest.MonkeyPatch) -> None:
     found = _check_that_calls(loop)
     assert found.status == "not right"
     assert "a loop in it never ends" in found.message
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(("busy", "waited"), [(False, "after 1 seconds"), (True, "after 4 seconds")])
+def test_a_busy_machine_gives_an_answer_more_time(monkeypatch: pytest.MonkeyPatch, busy: bool, waited: str) -> None:
+    monkeypatch.setattr(verdict, "TIME_LIMIT", 1.0)
+    monkeypatch.setattr(verdict, "machine_is_busy", lambda: busy)
+    began = time.monotonic()
+    found = _check_that_calls(lambda: time.sleep(60))
+    assert waited in found.message
+    assert time.monotonic() - began >= (3.9 if busy else 0.9)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(("load", "busy"), [(0.2, False), (1.4, False), (1.6, True), (8.0, True)])
+def test_what_counts_as_busy(monkeypatch: pytest.MonkeyPatch, load: float, busy: bool) -> None:
+    monkeypatch.setattr(verdict.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(verdict.os, "getloadavg", lambda: (4 * load, 99.0, 99.0))
+    assert verdict.machine_is_busy() is busy
 
 
 @pytest.mark.fast

@@ -7,6 +7,7 @@ import json
 import math
 import multiprocessing
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -55,6 +56,44 @@ def test_useful_tokens_do_not_count_padding(tokenizer, monkeypatch: pytest.Monke
     assert speeds["full"] / speeds["empty"] == pytest.approx(64 / 4), "only tokens that count in the loss"
     with pytest.raises(ValueError, match="at least one batch of 'nothing'"):
         language_models.useful_tokens_per_second(SOURCE, {"nothing": []})
+
+
+def test_padding_and_packing_are_measured_with_the_same_text(tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = itertools.count()
+    monkeypatch.setattr(language_models, "time", SimpleNamespace(perf_counter=lambda: next(ticks) / 20))
+    blocks = np.full((40, 128), 7)
+    rates = language_models.rates_with_padding(
+        SOURCE["pretrained_model_name_or_path"], tokenizer, ["Arise,"] * 256, blocks, seconds=0.1, rounds=1
+    )
+    assert list(rates) == ["padded to 128", "padded to the longest", "packed"]
+    tokens = len(tokenizer("Arise,")["input_ids"])
+    assert rates["packed"] / rates["padded to 128"] == pytest.approx(128 / tokens)
+    assert rates["padded to the longest"] / rates["padded to 128"] == pytest.approx(256 / 32)
+
+
+@dataclass
+class Rows:
+    """As much of a dataset as whole_steps needs."""
+
+    rows: int
+
+    def materialize(self) -> Rows:
+        return self
+
+    def count(self) -> int:
+        return self.rows
+
+    def limit(self, most: int) -> Rows:
+        return Rows(min(most, self.rows))
+
+
+@pytest.mark.parametrize(("rows", "at_most", "kept"), [(100, None, 96), (100, 40, 32), (32, None, 32), (31, None, 0)])
+def test_blocks_fill_whole_steps(rows: int, at_most: int | None, kept: int) -> None:
+    if not kept:
+        with pytest.raises(ValueError, match="There are 31 blocks, and a step takes 32: read more text"):
+            language_models.whole_steps(Rows(rows), 32, at_most)
+        return
+    assert language_models.whole_steps(Rows(rows), 32, at_most) == (Rows(kept), kept // 32)
 
 
 def test_perplexity_is_that_of_the_mean_loss() -> None:

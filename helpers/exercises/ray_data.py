@@ -87,7 +87,7 @@ def add_names(answer: Callable[[Any, Callable[[], list[str]], int], Any]) -> Ver
         return missing
     context = ray.data.DataContext.get_current()
     before = context.wait_for_min_actors_s
-    context.wait_for_min_actors_s = 60  # no batch before all actors are ready: none is too late for the work
+    context.wait_for_min_actors_s = 300  # no batch before all actors are ready: none is too late for the work
     try:
         for actors in (2, 1):
             if (wrong := _judge_pool(answer, actors)) is not None:

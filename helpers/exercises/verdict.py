@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import numbers
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 TIME_LIMIT = 90.0  # seconds for a whole check: far more than a right answer needs, also on a slow machine
+BUSY_FACTOR = 4  # where other programs leave little time, a check may take so many times as long
 LONGEST = 400  # characters of an answer that a verdict repeats
 FIRST = "The above exception was the direct cause"  # stands in a traceback below the error that came first
 
@@ -97,18 +99,32 @@ class TimeIsUp(KeyboardInterrupt):
     """What the stop button raises, and no Exception that an answer might catch: Ray stops waiting for nothing else."""
 
 
+def machine_is_busy() -> bool:
+    """Whether more programs than there are processors want to run, on average over the last minute.
+
+    Source: written for this course.
+    """
+    return hasattr(os, "getloadavg") and os.getloadavg()[0] > 1.5 * (os.cpu_count() or 1)
+
+
 class _Timer:
-    """Interrupts the code inside after so many seconds, also while it waits for Ray.
+    """Interrupts the code inside after so many seconds, also while it waits for Ray; later on a busy machine.
 
     Only a main thread, as that of a notebook, can be interrupted; in another one nothing happens.
     `rang` tells whether it did: Ray turns the interruption into an error of its own.
+    `seconds` is how long it waits, or has waited.
     """
 
     def __init__(self, seconds: float) -> None:
         self.seconds, self.rang = seconds, False
+        self._step, self._longest = seconds, BUSY_FACTOR * seconds
         self._possible = threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")
 
     def _ring(self, *_: object) -> None:
+        if not self.rang and self.seconds + self._step <= self._longest and machine_is_busy():
+            self.seconds += self._step
+            signal.setitimer(signal.ITIMER_REAL, self._step, 1.0)
+            return
         self.rang = True
         raise TimeIsUp
 
@@ -131,8 +147,8 @@ def exercise_check(check: Callable[..., Verdict] | None = None, *, seconds: floa
     The stub of an exercise raises NotImplementedError or leaves `...` as its
     value: both become 'not solved yet', also when they come back from a Ray
     task. Any other error of the answer becomes 'not right', with the error; so
-    does an answer that has not come back after TIME_LIMIT seconds. Only the
-    stop button (KeyboardInterrupt) passes through.
+    does an answer that has not come back after TIME_LIMIT seconds (or, on a busy
+    machine, BUSY_FACTOR times as long). Only the stop button (KeyboardInterrupt) passes through.
 
     Args:
         check: takes the learner's answer (or answers) and returns a Verdict.
@@ -150,8 +166,7 @@ def exercise_check(check: Callable[..., Verdict] | None = None, *, seconds: floa
         unsolved = Verdict("not solved yet", "replace the stub in the cell above, run it, then run this cell again.")
         if any(answer is ... for answer in answers):
             return unsolved
-        limit = TIME_LIMIT if seconds is None else seconds
-        timer = _Timer(limit)
+        timer = _Timer(TIME_LIMIT if seconds is None else seconds)
         try:
             with timer:
                 return check(*answers)
@@ -160,7 +175,7 @@ def exercise_check(check: Callable[..., Verdict] | None = None, *, seconds: floa
         except BaseException as error:  # also exit() and sys.exit()
             if timer.rang:
                 hint = "It waits for something that never comes, or a loop in it never ends."
-                return Verdict("not right", f"your code was still busy after {limit:.0f} seconds. {hint}")
+                return Verdict("not right", f"your code was still busy after {timer.seconds:.0f} seconds. {hint}")
             if isinstance(error, KeyboardInterrupt):
                 raise
             return Verdict("not right", f"your code raised {described(error)}")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pandas as pd
 import ray
 import torch
 from ray.data import ActorPoolStrategy
 
-from helpers.exercises import finetune
+from helpers.exercises import finetune, zero
 
 # --- exercise 1: answers only -----------------------------------------------------------------------------------------
 
@@ -262,159 +260,219 @@ def padded_by_the_tokenizer(dataset, tokenizer, length):
     return rows.filter(fits)
 
 
-# --- exercise 2: overall perplexity -----------------------------------------------------------------------------------
+# --- exercise 2: Adam divided among actors ----------------------------------------------------------------------------
 
 
-def measured(dataset, measure, batch_size=8):
-    def report(batch):
-        loss, tokens = measure(batch)
-        return {"loss": [loss], "tokens": [tokens], "rows": [len(batch["input_ids"])]}
+@ray.remote
+class Part:
+    """Keeps one part of the weights, and its optimizer."""
 
-    return dataset.map_batches(report, batch_size=batch_size)
+    def __init__(self, weights, make_optimizer):
+        self.weights = weights
+        self.optimizer = make_optimizer([self.weights])
 
+    def step(self, gradient):
+        self.weights.grad = gradient
+        self.optimizer.step()
+        return self.weights
 
-def from_reports(formula):
-    """An answer that measures in tasks, and then has this formula for the losses, tokens and rows."""
 
-    def overall_perplexity(dataset, measure):
-        reports = measured(dataset, measure).take_all()
-        return formula(*(np.array([report[name] for report in reports]) for name in ("loss", "tokens", "rows")))
+def parts_of(weights, workers, make_optimizer):
+    return [Part.remote(part, make_optimizer) for part in weights.tensor_split(workers)]
 
-    overall_perplexity.__name__ = formula.__name__
-    return overall_perplexity
 
+def stepped(actors, gradient):
+    return [actor.step.remote(part) for actor, part in zip(actors, gradient.tensor_split(len(actors)), strict=True)]
 
-def mean_loss(losses, tokens, rows):
-    return (losses * tokens).sum() / tokens.sum()
 
+def all_in_the_notebook(weights, gradients, workers, make_optimizer):
+    weights = weights.clone()
+    optimizer = make_optimizer([weights])
+    for weights.grad in gradients:
+        optimizer.step()
+    return weights
 
-def not_weighted(losses, tokens, rows):
-    return math.exp(losses.mean())
 
+def all_in_one_actor(weights, gradients, workers, make_optimizer):
+    actors = parts_of(weights, 1, make_optimizer)
+    for gradient in gradients:
+        parts = ray.get(stepped(actors, gradient))
+    return torch.cat(parts)
 
-def mean_of_perplexities(losses, tokens, rows):
-    return np.exp(losses).mean()
 
+def everything_in_each(weights, gradients, workers, make_optimizer):
+    """As without ZeRO: every worker keeps Adam's numbers of all weights."""
+    actors = [Part.remote(weights, make_optimizer) for _ in range(workers)]
+    for gradient in gradients:
+        copies = ray.get([actor.step.remote(gradient) for actor in actors])
+    return copies[0]
 
-def weighted_perplexities(losses, tokens, rows):
-    return (np.exp(losses) * tokens).sum() / tokens.sum()
 
+@ray.remote
+class Forgetful:
+    def __init__(self, weights, make_optimizer):
+        self.weights, self.make_optimizer = weights, make_optimizer
 
-def weighted_with_rows(losses, tokens, rows):
-    return np.exp((losses * rows).sum() / rows.sum())
+    def step(self, gradient):
+        optimizer = self.make_optimizer([self.weights])
+        self.weights.grad = gradient
+        optimizer.step()
+        return self.weights
 
 
-def power_of_two(*reports):
-    return 2 ** mean_loss(*reports)
+def new_optimizer_in_each_step(weights, gradients, workers, make_optimizer):
+    actors = [Forgetful.remote(part, make_optimizer) for part in weights.tensor_split(workers)]
+    for gradient in gradients:
+        parts = ray.get(stepped(actors, gradient))
+    return torch.cat(parts)
 
 
-def with_a_minus(*reports):
-    return np.exp(-mean_loss(*reports))
+def one_after_the_other(weights, gradients, workers, make_optimizer):
+    actors = parts_of(weights, workers, make_optimizer)
+    for gradient in gradients:
+        parts = []
+        for actor, part in zip(actors, gradient.tensor_split(workers), strict=True):
+            parts.append(ray.get(actor.step.remote(part)))
+    return torch.cat(parts)
 
 
-def one_batch(losses, tokens, rows):
-    return np.exp(losses[0])
+def tasks_instead_of_actors(weights, gradients, workers, make_optimizer):
+    @ray.remote
+    def step(weights, gradient):
+        optimizer = make_optimizer([weights])
+        weights.grad = gradient
+        optimizer.step()
+        return weights
 
+    parts = list(weights.tensor_split(workers))
+    for gradient in gradients:
+        pairs = zip(parts, gradient.tensor_split(workers), strict=True)
+        parts = ray.get([step.remote(part, its) for part, its in pairs])
+    return torch.cat(parts)
 
-def sum_of_losses(losses, tokens, rows):
-    return np.exp(losses.sum() / tokens.sum())
 
+def equal_parts_only(weights, gradients, workers, make_optimizer):
+    return divided(weights, gradients, workers, make_optimizer, lambda t: list(t.view(workers, -1)))
 
-def divided_by_batches(losses, tokens, rows):
-    return np.exp((losses * tokens).sum() / (10 * len(losses)))
 
+def rest_is_dropped(weights, gradients, workers, make_optimizer):
+    def cut(tensor):
+        return list(tensor[: len(tensor) // workers * workers].view(workers, -1))
 
-def as_text(*reports):
-    return f"{np.exp(mean_loss(*reports)):.2f}"
+    return divided(weights, gradients, workers, make_optimizer, cut)
 
 
-def measured_in_the_notebook(dataset, measure):
-    reports = [measure(batch) for batch in dataset.iter_batches(batch_size=8)]
-    return math.exp(sum(loss * tokens for loss, tokens in reports) / sum(tokens for _, tokens in reports))
+def rest_to_the_last(weights, gradients, workers, make_optimizer):
+    def cut(tensor):
+        size = len(tensor) // workers
+        return [tensor[i * size : (i + 1) * size if i < workers - 1 else None] for i in range(workers)]
 
+    return divided(weights, gradients, workers, make_optimizer, cut)
 
-def products(dataset, measure):
-    def report(batch):
-        loss, tokens = measure(batch)
-        return {"loss": [loss * tokens], "tokens": [tokens]}
 
-    return dataset.map_batches(report, batch_size=8)
+def divided(weights, gradients, workers, make_optimizer, cut):
+    actors = [Part.remote(part, make_optimizer) for part in cut(weights)]
+    for gradient in gradients:
+        parts = ray.get([actor.step.remote(its) for actor, its in zip(actors, cut(gradient), strict=True)])
+    return torch.cat(parts)
 
 
-def computed_twice(dataset, measure):
-    reports = products(dataset, measure)
-    return math.exp(reports.sum("loss") / reports.sum("tokens"))
+def joined_backwards(weights, gradients, workers, make_optimizer):
+    actors = parts_of(weights, workers, make_optimizer)
+    for gradient in gradients:
+        parts = ray.get(stepped(actors, gradient))
+    return torch.cat(parts[::-1])
 
 
-def measured_twice(dataset, measure):
-    def report(batch):
-        return {"loss": [measure(batch)[0] * measure(batch)[1]], "tokens": [measure(batch)[1]]}
+def first_step_only(weights, gradients, workers, make_optimizer):
+    return torch.cat(ray.get(stepped(parts_of(weights, workers, make_optimizer), gradients[0])))
 
-    reports = dataset.map_batches(report, batch_size=8).take_all()
-    return math.exp(sum(r["loss"] for r in reports) / sum(r["tokens"] for r in reports))
 
+def references_returned(weights, gradients, workers, make_optimizer):
+    actors = parts_of(weights, workers, make_optimizer)
+    for gradient in gradients:
+        refs = stepped(actors, gradient)
+    return refs
 
-def all_rows_at_once(dataset, measure):
-    reports = measured(dataset.repartition(1), measure, batch_size=None).take_all()
-    return math.exp(reports[0]["loss"])
 
+def first_part_returned(weights, gradients, workers, make_optimizer):
+    actors = parts_of(weights, workers, make_optimizer)
+    for gradient in gradients:
+        parts = ray.get(stepped(actors, gradient))
+    return parts[0]
 
-def pairs_as_columns(dataset, measure):
-    return dataset.map_batches(measure, batch_size=8).take_all()
 
+def weights_from_before(weights, gradients, workers, make_optimizer):
+    actors = parts_of(weights, workers, make_optimizer)
+    for gradient in gradients:
+        ray.get(stepped(actors, gradient))
+    return weights
 
-def some_of_the_rows(dataset, measure):
-    return from_reports(lambda *reports: np.exp(mean_loss(*reports)))(dataset.limit(20), measure)
 
+def gradients_of_the_first_part(weights, gradients, workers, make_optimizer):
+    """Every actor takes the first part of the gradient, as far as there is one."""
+    actors, lengths = parts_of(weights, workers, make_optimizer), [len(p) for p in weights.tensor_split(workers)]
+    for gradient in gradients:
+        parts = ray.get([actor.step.remote(gradient[:n]) for actor, n in zip(actors, lengths, strict=True)])
+    return torch.cat(parts)
 
-def only_the_reports(dataset, measure):
-    return measured(dataset, measure).materialize()
 
+def no_optimizer(weights, gradients, workers, make_optimizer):
+    return weights - 0.05 * sum(gradients)
 
-def never_measured(dataset, measure):
-    return 11.5
 
+def all_steps_sent_at_once(weights, gradients, workers, make_optimizer):
+    """An actor takes its calls in their order, so nobody has to wait between the steps."""
+    actors = parts_of(weights, workers, make_optimizer)
+    steps = [stepped(actors, gradient) for gradient in gradients]
+    return torch.cat(ray.get(steps[-1]))
 
-def with_one_sum(dataset, measure):
-    total = products(dataset, measure).sum(["loss", "tokens"])
-    return math.exp(total["sum(loss)"] / total["sum(tokens)"])
 
+@ray.remote
+class Trains:
+    """Cuts out its part itself, and takes all steps in one call."""
 
-def materialized_before(dataset, measure):
-    reports = products(dataset, measure).materialize()
-    return np.exp(reports.sum("loss") / reports.sum("tokens"))
+    def __init__(self, rank, workers):
+        self.cut = lambda tensor: tensor.tensor_split(workers)[rank]
 
+    def train(self, weights, gradients, make_optimizer):
+        part = torch.nn.Parameter(self.cut(weights).clone())
+        optimizer = make_optimizer([part])
+        for gradient in gradients:
+            part.grad = self.cut(gradient)
+            optimizer.step()
+        return part.detach().numpy()
 
-def with_tasks_by_hand(dataset, measure):
-    task = ray.remote(measure)
-    reports = ray.get([task.remote(batch) for batch in dataset.iter_batches(batch_size=5)])
-    losses, tokens = torch.tensor(reports, dtype=torch.float64).T
-    return ((losses * tokens).sum() / tokens.sum()).exp()
 
+def one_call_for_all_steps(weights, gradients, workers, make_optimizer):
+    actors = [Trains.remote(rank, workers) for rank in range(workers)]
+    shared = [ray.put(weights), ray.put(gradients)]
+    parts = ray.get([actor.train.remote(*shared, make_optimizer) for actor in actors])
+    return torch.from_numpy(np.concatenate(parts))
 
-def row_by_row(dataset, measure):
-    """The geometric mean of all tokens' perplexities: a product instead of a sum."""
 
-    def report(row):
-        loss, tokens = measure({name: value[None] for name, value in row.items()})
-        return {"perplexity": math.exp(loss), "tokens": tokens}
+@ray.remote
+class Async:
+    def __init__(self, weights, make_optimizer):
+        self.weights = torch.tensor(weights, requires_grad=True)
+        self.optimizer = make_optimizer([{"params": [self.weights]}])
 
-    reports = dataset.map(report).to_pandas()
-    return math.prod(reports["perplexity"] ** (reports["tokens"] / reports["tokens"].sum()))
+    async def step(self, gradient):
+        self.optimizer.zero_grad()
+        self.weights.grad = torch.tensor(gradient)
+        self.optimizer.step()
+        return self.weights.tolist()
 
 
-class Measurer:
-    def __init__(self, measure):
-        self.measure = measure
-
-    def __call__(self, frame):
-        return pd.DataFrame([self.measure(frame)], columns=["loss", "tokens"])
-
-
-def in_a_pool(dataset, measure):
-    options = {"fn_constructor_args": [measure], "compute": ActorPoolStrategy(size=2)}
-    reports = dataset.map_batches(Measurer, batch_size=7, batch_format="pandas", **options).to_pandas()
-    return np.exp(np.average(reports["loss"], weights=reports["tokens"]))
+def lists_of_every_nth_weight(weights, gradients, workers, make_optimizer):
+    """Parts need not lie beside each other."""
+    actors = [Async.remote(weights[rank::workers].tolist(), make_optimizer) for rank in range(workers)]
+    whole = torch.empty(len(weights))
+    for gradient in gradients:
+        refs = [actor.step.remote(gradient[rank::workers].tolist()) for rank, actor in enumerate(actors)]
+        for rank, part in enumerate(ray.get(refs)):
+            whole[rank::workers] = torch.tensor(part)
+    return whole
 
 
 WRONG = {
@@ -447,26 +505,22 @@ WRONG = {
         (rows_made_in_the_notebook, "in tasks"),
         (some_rows, "one row for each pair"),
     ],
-    (2, finetune.overall_perplexity): [
-        (from_reports(not_weighted), "weigh each loss"),
-        (from_reports(mean_of_perplexities), "take the exponential once"),
-        (measured_in_the_notebook, "give map_batches a function"),
-        (computed_twice, "computed anew"),
-        (measured_twice, "once for each batch"),
-        (from_reports(weighted_perplexities), "Take the exponential once"),
-        (from_reports(weighted_with_rows), "that measure returns"),
-        (from_reports(mean_loss), "its exponential"),
-        (from_reports(power_of_two), "not a power of 2"),
-        (from_reports(with_a_minus), "without a minus sign"),
-        (from_reports(one_batch), "one batch alone"),
-        (from_reports(sum_of_losses), "multiply it by its tokens"),
-        (from_reports(divided_by_batches), "Weigh each loss"),
-        (from_reports(as_text), "a number"),
-        (all_rows_at_once, "batch_size=8"),
-        (pairs_as_columns, "returns columns"),
-        (some_of_the_rows, "whole dataset"),
-        (only_the_reports, "Return the perplexity"),
-        (never_measured, "calls measure with its batch"),
+    (2, zero.divided_adam): [
+        (one_after_the_other, "before you wait"),
+        (all_in_the_notebook, "make it in an actor"),
+        (all_in_one_actor, "as many actors as there are workers"),
+        (everything_in_each, "its own part of the weights only"),
+        (new_optimizer_in_each_step, "make one, in __init__"),
+        (tasks_instead_of_actors, "make it in an actor"),
+        (equal_parts_only, "invalid for input of size"),
+        (rest_is_dropped, "a tensor of 7 weights"),
+        (joined_backwards, "in the order in which they were cut"),
+        (first_step_only, "after the first step"),
+        (references_returned, "torch.cat(parts)"),
+        (first_part_returned, "torch.cat(parts)"),
+        (weights_from_before, "return those that the actors have"),
+        (gradients_of_the_first_part, "its own part of each gradient"),
+        (no_optimizer, "Call make_optimizer([part])"),
     ],
 }
 RIGHT = {
@@ -476,11 +530,10 @@ RIGHT = {
         in_frames_of_lists,
         padded_by_the_tokenizer,
     ],
-    (2, finetune.overall_perplexity): [
-        with_one_sum,
-        with_tasks_by_hand,
-        materialized_before,
-        row_by_row,
-        in_a_pool,
+    (2, zero.divided_adam): [
+        all_steps_sent_at_once,
+        one_call_for_all_steps,
+        lists_of_every_nth_weight,
+        rest_to_the_last,
     ],
 }
