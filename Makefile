@@ -16,7 +16,7 @@ NBMAKE = --nbmake --nbmake-timeout $(SECONDS_PER_CELL)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help lab work llm test test-fast test-all notebooks rehearse lock clean
+.PHONY: help lab work llm test test-fast test-all notebooks scripts rehearse lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ test-all: try-llm ## everything, each notebook a second time, and two notebooks 
 
 notebooks: $(READY) ## run the notebooks and refresh their committed outputs
 	$(PYTEST) $(NBMAKE) --overwrite $(ONLY)
+
+scripts: $(READY) ## export the core of lessons 04, 05 and 07 to scripts/
+	$(BIN)/python -m tools.export_scripts
 
 rehearse: $(READY) ## a few steps of a GPT-J as wide as the 6B model; takes minutes and most of the memory
 	$(BIN)/python tools/rehearse.py $(ARGS)
