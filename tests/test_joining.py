@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
@@ -221,6 +222,35 @@ print("JOINED", context.address_info["gcs_address"], ray.get(ray.remote(lambda: 
     outputs = nbformat.read(tmp_path / "out" / "lesson.ipynb", 4).cells[0].outputs
     shown = "".join(output.text for output in outputs if output.get("name") == "stdout")
     assert re.search(rf"JOINED \S+:{with_token.port} 7", shown), outputs
+
+
+def test_script_as_a_job(with_token: Running, tmp_path: Path) -> None:
+    """As cluster/README.md submits one: it runs on the cluster that runs the job, and its log comes back."""
+    variables = {"RAY_COURSE_RESULTS": str(tmp_path), "RAY_COURSE_SETTINGS": '{"trials": 4, "max_epochs": 3}'}
+    runtime_env = json.dumps({"env_vars": variables})
+    script = [sys.executable, str(REPOSITORY / "scripts" / "tune_fashion_mnist.py")]
+    command = [
+        RAY,
+        "job",
+        "submit",
+        "--address",
+        with_token.dashboard,
+        "--runtime-env-json",
+        runtime_env,
+        "--",
+        *script,
+    ]
+    done = subprocess.run(
+        command,
+        env=environment(tmp_path, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=with_token.token),
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 trials, 0 failed" in done.stdout and "the winner: validation 0." in done.stdout
+    assert "succeeded" in done.stdout
+    assert list(tmp_path.glob("tune_runs/*/asha")), "its results are where the job's variable says"
 
 
 # A kernel that ran locally before, and what the cluster lacks -------------------
