@@ -35,6 +35,7 @@ from helpers.exercises import (
     tasks_and_actors,
     verdict,
     watched,
+    zero,
 )
 from helpers.exercises import inside_an_llm_server as llm_server
 from helpers.exercises import serve as serving
@@ -471,6 +472,12 @@ def test_what_counts_as_busy(monkeypatch: pytest.MonkeyPatch, load: float, busy:
     monkeypatch.setattr(verdict.os, "cpu_count", lambda: 4)
     monkeypatch.setattr(verdict.os, "getloadavg", lambda: (4 * load, 99.0, 99.0))
     assert verdict.machine_is_busy() is busy
+
+
+def test_actors_that_start_late_are_no_mistake(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exercise 2 of 07: how long a process takes to start says nothing about the answer."""
+    monkeypatch.setattr(zero, "PATIENCE", 3.0)
+    assert zero.divided_adam(n07.one_starts_late).status == "right"
 
 
 @pytest.mark.fast

@@ -16,6 +16,7 @@ from helpers.exercises.verdict import Verdict, exercise_check, not_right, right,
 WEIGHTS, WORKERS, STEPS = 7, 3, 4  # 7 weights have no three equal parts
 RATE = 0.05
 PATIENCE = 20.0  # seconds that an optimizer waits for the others to begin the same step
+START_UP = 90.0  # seconds that it waits before, until all are made: processes start slowly on a busy machine
 
 
 @dataclass(frozen=True)
@@ -37,18 +38,21 @@ class _Meeting:
 
     Args:
         workers: how many optimizers take each step.
-        patience: seconds after which one of them goes on alone.
+        patience: seconds after which one of them goes on alone, once all are made.
     """
 
     def __init__(self, workers: int, patience: float) -> None:
         self._workers, self._patience = workers, patience
         self._made: list[_Made] = []
+        self._all_made = asyncio.Event()
         self._begun: dict[int, int] = {}
         self._all: dict[int, asyncio.Event] = {}
         self._in_vain = False
 
     async def add(self, made: _Made) -> None:
         self._made.append(made)
+        if len(self._made) >= self._workers:
+            self._all_made.set()
 
     async def begin(self, step: int) -> None:
         begun = self._begun[step] = self._begun.get(step, 0) + 1
@@ -58,6 +62,7 @@ class _Meeting:
         if self._in_vain:
             return
         try:
+            await asyncio.wait_for(self._all_made.wait(), START_UP)
             await asyncio.wait_for(together.wait(), self._patience)
         except TimeoutError:
             self._in_vain = True

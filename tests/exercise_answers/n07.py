@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pandas as pd
 import ray
@@ -275,6 +277,29 @@ class Part:
         self.weights.grad = gradient
         self.optimizer.step()
         return self.weights
+
+
+@ray.remote
+class MaybeLate:
+    """As Part; the process of one part takes long to start."""
+
+    def __init__(self, weights, make_optimizer, seconds):
+        time.sleep(seconds)
+        self.weights = weights
+        self.optimizer = make_optimizer([self.weights])
+
+    def step(self, gradient):
+        self.weights.grad = gradient
+        self.optimizer.step()
+        return self.weights
+
+
+def one_starts_late(weights, gradients, workers, make_optimizer):
+    parts = enumerate(weights.tensor_split(workers))
+    actors = [MaybeLate.remote(part, make_optimizer, 12.0 * (rank == 1)) for rank, part in parts]
+    for gradient in gradients:
+        joined = ray.get(stepped(actors, gradient))
+    return torch.cat(joined)
 
 
 def parts_of(weights, workers, make_optimizer):
