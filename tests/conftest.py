@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from unittest import mock
 
 # Before any test imports pyplot, which reads it once.
@@ -23,6 +23,7 @@ def ray_session() -> Iterator[None]:
     """
     import ray
 
+    from helpers.nodes import TOO_SLOW
     from helpers.session import ray_options
 
     # A token of its own, or the first run would leave one in the home folder.
@@ -31,7 +32,7 @@ def ray_session() -> Iterator[None]:
         try:
             ray.init(**ray_options(num_cpus=2))
         except Exception as error:  # Ray raises a plain Exception when a busy machine takes more than its 30 seconds
-            if "timed out during startup" not in str(error):
+            if TOO_SLOW not in str(error):
                 raise
             ray.init(**ray_options(num_cpus=2))
         yield
@@ -40,13 +41,31 @@ def ray_session() -> Iterator[None]:
 
 @pytest.fixture(scope="package")
 def serve_port(ray_session: None) -> Iterator[int]:
-    """One Ray Serve for all tests that need one; returns its HTTP port on 127.0.0.1."""
+    """One Ray Serve for all tests that need one; returns its HTTP port on 127.0.0.1.
+
+    Serve ends a proxy that takes too many seconds to come up, as on a machine where other programs are busy.
+    """
+    import ray
     from ray import serve
 
     from helpers.session import free_port
 
     port = free_port(8000)
-    quiet = {"enable_access_log": False, "log_level": "ERROR"}
-    serve.start(http_options={"host": "127.0.0.1", "port": port}, logging_config=quiet)
+
+    def start() -> None:
+        quiet = {"enable_access_log": False, "log_level": "ERROR"}
+        serve.start(http_options={"host": "127.0.0.1", "port": port}, logging_config=quiet)
+
+    once_more(start, serve.shutdown, ray.exceptions.RayActorError, TimeoutError)
     yield port
     serve.shutdown()
+
+
+def once_more(start: Callable[[], None], clean_up: Callable[[], None], *errors: type[Exception]) -> None:
+    """Start something; after one of these errors, which a busy machine can bring, clean up and start it again."""
+    try:
+        start()
+    except errors as error:
+        print(f"once more, after {type(error).__name__}: {error}")
+        clean_up()
+        start()

@@ -22,6 +22,7 @@ import pytest
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
 
+from helpers.nodes import STARTED, TOO_SLOW
 from helpers.session import free_port
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -77,18 +78,31 @@ def cluster(token: str = "", **variables: str) -> Iterator[Running]:
         "runtime-env-agent-port",
     )
     command += [f"--{name}={free_port(0)}" for name in agents] + [f"--temp-dir={folder}"]
-    with (folder / "log").open("w") as log:
-        head = subprocess.Popen(command, env=environment(folder, **auth, **variables), stdout=log, stderr=log)
+    heads = []
     try:
-        end = time.monotonic() + 90
-        while "Ray runtime started" not in (text := (folder / "log").read_text()):
-            assert head.poll() is None and time.monotonic() < end, f"ray start did not come up: {text}"
-            time.sleep(0.2)
+        for _ in range(2):  # a busy machine may need more than the 30 seconds that Ray gives a start
+            with (folder / "log").open("w") as log:
+                settings = environment(folder, **auth, **variables)
+                heads.append(subprocess.Popen(command, env=settings, stdout=log, stderr=log))
+            said = wait_for_start(heads[-1], folder / "log")
+            if STARTED in said or TOO_SLOW not in said:
+                break
+            end_with_children(heads[-1])
+        assert STARTED in said, f"ray start did not come up: {said}"
         here = [f"127.0.0.1:{port}" for port in ports.values()]
         yield Running(here[0], f"ray://{here[1]}", f"http://{here[2]}", token)
     finally:
-        end_with_children(head)
+        for head in heads:
+            end_with_children(head)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_for_start(head: subprocess.Popen, log: Path) -> str:
+    """What `ray start` has written when it is up, has ended, or has had 90 seconds."""
+    end = time.monotonic() + 90
+    while STARTED not in log.read_text() and head.poll() is None and time.monotonic() < end:
+        time.sleep(0.2)
+    return log.read_text()
 
 
 @pytest.fixture(scope="module")
