@@ -26,8 +26,10 @@ def ray_session() -> Iterator[None]:
     from helpers.nodes import TOO_SLOW
     from helpers.session import ray_options
 
-    # A token of its own, or the first run would leave one in the home folder.
-    with mock.patch.dict(os.environ, {"RAY_AUTH_TOKEN": secrets.token_hex(32)}):
+    # A token of its own, or the first run would leave one in the home folder. Serve gives its proxy 5 seconds to come
+    # up, and ends it after that, as often as it is started: too few beside other programs.
+    own = {"RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"}
+    with mock.patch.dict(os.environ, own):
         os.environ.pop("RAY_ADDRESS", None)
         try:
             ray.init(**ray_options(num_cpus=2))
@@ -41,10 +43,7 @@ def ray_session() -> Iterator[None]:
 
 @pytest.fixture(scope="package")
 def serve_port(ray_session: None) -> Iterator[int]:
-    """One Ray Serve for all tests that need one; returns its HTTP port on 127.0.0.1.
-
-    Serve ends a proxy that takes too many seconds to come up, as on a machine where other programs are busy.
-    """
+    """One Ray Serve for all tests that need one; returns its HTTP port on 127.0.0.1."""
     import ray
     from ray import serve
 
