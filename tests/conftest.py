@@ -26,9 +26,11 @@ def ray_session() -> Iterator[None]:
     from helpers.nodes import TOO_SLOW
     from helpers.session import ray_options
 
-    # A token of its own, or the first run would leave one in the home folder. Serve gives its proxy 5 seconds to come
-    # up, and ends it after that, as often as it is started: too few beside other programs.
+    # A token of its own, or the first run would leave one in the home folder. Ray lets its workers stand back behind
+    # all other programs (niceness 15), so beside two busy ones they would get a thirtieth of the machine; and Serve
+    # gives its proxy 5 seconds to come up, and ends it after that.
     own = {"RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"}
+    own["RAY_worker_niceness"] = "0"
     with mock.patch.dict(os.environ, own):
         os.environ.pop("RAY_ADDRESS", None)
         try:

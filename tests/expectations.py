@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from tests import older_code
+from tests import field_guide, older_code
 
 # Seconds that all cells of a notebook may take together on an idle 2-core machine.
 SECONDS: dict[str, float] = {
@@ -24,7 +24,9 @@ SECONDS: dict[str, float] = {
     "04_train_fashion_mnist": 330,
     "deep_dives/one_core_well_used": 140,
     "05_tune_asha": 260,
+    "06_serve_fashion_mnist": 330,
     "deep_dives/trusting_asha": 240,
+    "reference/field_guide": 120,
     "reference/older_code": 150,
     "07_finetune_gptj": 420,
     "08_serve_gptj": 480,
@@ -33,10 +35,12 @@ SECONDS: dict[str, float] = {
     "deep_dives/inside_an_llm_server": 150,
 }
 SECONDS_OF_OTHERS = 240
-# Each takes three to four minutes, and no lesson builds on it: only `make test-all` and `make notebooks` run them.
+# Each takes two to four minutes, and no lesson builds on it: only `make test-all` and `make notebooks` run them.
 # `make test` tries their exercises, and the rules for all notebooks.
 ONLY_WITH_LONG = {
     "deep_dives/fine_tuning_with_lora",
+    "deep_dives/inside_an_llm_server",
+    "deep_dives/memory_under_pressure",
     "deep_dives/one_core_well_used",
     "deep_dives/operating_a_service",
     "deep_dives/planning_six_billion",
@@ -639,4 +643,30 @@ EXPECTATIONS += of_older_code(older_code.ANSWERS)
 EXPECTATIONS += [
     Expectation(older_code.NOTEBOOK, "llm-async", r"older: at most (\d)", "requests at the same time", equals="1"),
     Expectation(older_code.NOTEBOOK, "llm-async", r"newer: at most (\d)", "requests at the same time", at_least=2),
+]
+
+GUIDE = field_guide.NOTEBOOK
+EXPECTATIONS += [
+    Expectation(GUIDE, "nothing", r"asks for a camera +(\w+)", "its state", equals="PENDING_NODE_ASSIGNMENT"),
+    Expectation(GUIDE, "nothing", r"asks for a CPU +(\w+)", "its state", equals="PENDING_NODE_ASSIGNMENT"),
+    Expectation(GUIDE, "nothing", r"asks for a value +(\w+)", "its state", equals="PENDING_ARGS_AVAIL"),
+    Expectation(GUIDE, "nothing", r"free CPUs: ([\d.]+)", "the free CPUs", equals="0.0"),
+    Expectation(GUIDE, "nothing", r"a camera: ([\d.]+)", "the cameras of the cluster", equals="0.0"),
+    Expectation(GUIDE, "nothing", r"actors: .*'(PENDING_CREATION)'", "the third actor", equals="PENDING_CREATION"),
+    Expectation(GUIDE, "nothing-ended", r"actors are gone: (\w+)", "a task that has its CPU", equals="None"),
+    Expectation(GUIDE, "nothing-ended", r"the camera: (\w+)", "its end", equals="TaskCancelledError"),
+    Expectation(GUIDE, "nothing-ended", r"for a value: (.*)", "who waited", equals="RayTaskError(TaskCancelledError)"),
+    Expectation(GUIDE, "fails", r"a bug +(\S+)", "its error", equals="RayTaskError(ValueError)"),
+    Expectation(GUIDE, "fails", r"a process ends +(\S+)", "its error", equals="WorkerCrashedError"),
+    Expectation(GUIDE, "fails", r"an actor ends +(\S+)", "its error", equals="ActorDiedError"),
+    Expectation(GUIDE, "fails", r"a constructor raises +(\S+)", "its error", equals="ActorDiedError"),
+    Expectation(GUIDE, "fails", r"a constructor raises .*(no such file)", "its message", equals="no such file"),
+    Expectation(GUIDE, "fails", r"an owner is gone +(\S+)", "its error", equals="OwnerDiedError"),
+    Expectation(GUIDE, "fails", r"a slow task +(\S+)", "its error", equals="GetTimeoutError"),
+    Expectation(GUIDE, "fails", r"a module is missing +(\S+)", "its error", equals="RayTaskError(ModuleNotFoundError)"),
+    Expectation(GUIDE, "fails", r"an argument is changed .*(read-only)", "its message", equals="read-only"),
+    Expectation(GUIDE, "slow", r"in the loop: ([\d.]+) s", "four tasks, one after another", at_least=2.0),
+    Expectation(GUIDE, "slow", r"get after it: ([\d.]+) s", "four tasks, two at a time", at_most=1.9),
+    Expectation(GUIDE, "wrong", r"in the notebook: (\d)", "the global variable", equals="0"),
+    Expectation(GUIDE, "wrong", r"by one call: (\d)", "the hats", equals="2"),
 ]
