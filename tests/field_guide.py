@@ -13,7 +13,7 @@ ROWS: dict[str, tuple[str, str]] = {
     "a task stays `PENDING_NODE_ASSIGNMENT`, no CPU is free": (NOTEBOOK, "nothing"),
     "a task stays `PENDING_ARGS_AVAIL`": (NOTEBOOK, "nothing"),
     "calls of an actor never return, and it is `PENDING_CREATION`": (NOTEBOOK, "nothing"),
-    "everything is `RUNNING`, nothing ends": (DEBUGGING, "hang"),
+    "tasks stay `RUNNING`, and one `SUBMITTED_TO_WORKER`": (DEBUGGING, "waiting"),
     "a `print` is missing": (TASKS, "nothing"),
     "`RayTaskError(...)`, your own exception": (NOTEBOOK, "fails"),
     "`WorkerCrashedError`": (NOTEBOOK, "fails"),

@@ -97,6 +97,7 @@ def head_of_somebody_else() -> Iterator[Head]:
     folder = Path(tempfile.mkdtemp(prefix="rs", dir="/tmp"))  # short: sockets below it have long names
     kept = {name: value for name, value in os.environ.items() if not re.match("RAY_|PYTHONPATH", name)}
     own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
+    own |= {"RAY_worker_niceness": "0"}  # or other programs would leave its workers a thirtieth of the machine
     environment = kept | own | {"PYTHONSAFEPATH": "1"}
     port, dashboard, client, agent, http = _free_ports(5)
     ports = {"port": port, "dashboard-port": dashboard, "ray-client-server-port": client}

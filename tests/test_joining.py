@@ -48,7 +48,9 @@ class Running:
 
 def environment(home: Path, **variables: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
-    return kept | {"HOME": str(home), "PYTHONPATH": str(REPOSITORY), "RAY_USAGE_STATS_ENABLED": "0"} | variables
+    # Beside other programs, the niceness that Ray gives its workers would leave them a thirtieth of the machine.
+    own = {"HOME": str(home), "PYTHONPATH": str(REPOSITORY), "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+    return kept | own | variables
 
 
 def end_with_children(head: subprocess.Popen) -> None:
