@@ -666,8 +666,8 @@ EXPECTATIONS += [
     Expectation(GUIDE, "fails", r"a module is missing +(\S+)", "its error", equals="RayTaskError(ModuleNotFoundError)"),
     Expectation(GUIDE, "fails", r"a module is missing .*named '(only_here)'", "its message", equals="only_here"),
     Expectation(GUIDE, "fails", r"an argument is changed .*(read-only)", "its message", equals="read-only"),
-    Expectation(GUIDE, "slow", r"in the loop: ([\d.]+) s", "four tasks, one after another", at_least=2.0),
-    Expectation(GUIDE, "slow", r"get after it: ([\d.]+) s", "four tasks, two at a time", at_most=1.9),
+    Expectation(GUIDE, "slow", r"in the loop: ([\d.]+) s", "four tasks, one after another", at_least=4.0),
+    Expectation(GUIDE, "slow", r"get after it: ([\d.]+) s", "four tasks, two at a time", at_most=3.5),
     Expectation(GUIDE, "wrong", r"in the notebook: (\d)", "the global variable", equals="0"),
     Expectation(GUIDE, "wrong", r"by one call: (\d)", "the hats", equals="2"),
 ]
