@@ -5,6 +5,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 # Of vLLM, for notebook 08.
 LLM := .venv-llm/.ready
+# Of Spark, for notebook 11.
+SPARK := .venv/.spark
 # One notebook, or all: make notebooks ONLY=notebooks/01_tasks_and_actors.ipynb
 ONLY ?= notebooks
 SECONDS_PER_CELL ?= 240
@@ -16,7 +18,7 @@ NBMAKE = --nbmake --nbmake-timeout $(SECONDS_PER_CELL)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help lab work llm test test-fast test-all notebooks scripts rehearse lock clean
+.PHONY: help lab work llm spark test test-fast test-all notebooks scripts rehearse lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,19 +33,23 @@ work: $(READY) ## set up if needed, then bring your own copies in work/ up to da
 
 llm: $(READY) $(LLM) ## set up vLLM, which notebook 08 serves with, in an environment of its own (Linux, 3.5 GB)
 
-# Where vLLM cannot be had, the notebooks say so and show stored results.
-.PHONY: try-llm
+spark: $(SPARK) ## add Spark, which notebook 11 compares with, to the environment (0.5 GB; it needs Java)
+
+# Where vLLM or Spark cannot be had, the notebooks say so; 08 shows stored results, 11 goes on without Spark.
+.PHONY: try-llm try-spark
 try-llm: $(READY)
 	-@$(MAKE) --no-print-directory llm
+try-spark: $(READY)
+	-@$(MAKE) --no-print-directory spark
 
 # The notebooks of solutions run in make test-all; tests of the exercises run each solution's cells.
-test: try-llm ## set up if needed, then the tests, all lessons and the shorter deep dives, offline; an hour
+test: try-llm try-spark ## set up if needed, then the tests, all lessons and the shorter deep dives, offline; an hour
 	$(PYTEST) $(NBMAKE) tests notebooks/[0-9]*.ipynb notebooks/deep_dives notebooks/reference
 
 test-fast: $(READY) ## under a minute: helpers and static checks of the notebooks
 	$(BIN)/python -m pytest -m fast tests
 
-test-all: try-llm ## everything, each notebook a second time, and two notebooks at once
+test-all: try-llm try-spark ## everything, each notebook a second time, and two notebooks at once
 	$(PYTEST) $(NBMAKE) --long tests notebooks
 
 notebooks: $(READY) ## run the notebooks and refresh their committed outputs
@@ -55,7 +61,7 @@ scripts: $(READY) ## export the core of lessons 04, 05 and 07 to scripts/
 rehearse: $(READY) ## a few steps of a GPT-J as wide as the 6B model; takes minutes and most of the memory
 	$(BIN)/python tools/rehearse.py $(ARGS)
 
-lock: $(READY) ## compile requirements.txt from pyproject.toml, and the environment of cluster/vllm
+lock: $(READY) ## compile requirements.txt from pyproject.toml, requirements-spark.txt, and the environment of cluster/vllm
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 		--no-emit-index-url --custom-compile-command "make lock" pyproject.toml --output-file requirements.txt
 	$(BIN)/uv pip compile --quiet --python-platform linux --python-version 3.12 --generate-hashes --no-annotate \
@@ -64,6 +70,9 @@ lock: $(READY) ## compile requirements.txt from pyproject.toml, and the environm
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 		--no-emit-index-url --custom-compile-command "make lock" --override cluster/vllm/overrides-cpu.txt \
 		cluster/vllm/requirements-cpu.in --output-file cluster/vllm/requirements-cpu.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+		--no-emit-index-url --custom-compile-command "make lock" \
+		requirements-spark.in --output-file requirements-spark.txt
 
 clean: ## remove what was made here: environment, unpacked data, results; work/ stays
 	rm -rf .venv .venv-llm .uv-cache .report .pytest_cache .ruff_cache .hypothesis build *.egg-info data/.cache results
@@ -76,3 +85,9 @@ $(READY): requirements.txt tools/install.py
 
 $(LLM): cluster/vllm/requirements-cpu.txt tools/install_llm.py
 	$(BIN)/python -m tools.install_llm
+
+# A source release without anything to compile: the setuptools of the environment packs it.
+$(SPARK): $(READY) requirements-spark.txt
+	UV_CACHE_DIR=$(CURDIR)/.uv-cache $(BIN)/uv pip install --python $(BIN)/python --no-build-isolation \
+		--require-hashes --requirement requirements-spark.txt
+	@touch $(SPARK)

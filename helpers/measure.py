@@ -25,11 +25,42 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 
-def compare(ways: Mapping[str, Callable[[], object]], rounds: int = 3) -> pd.DataFrame:
-    """Time several ways of doing the same work, in turns, and compare their medians.
+def in_turns(
+    ways: Mapping[str, Callable[[], Result]], rounds: int = 3, warm_up: bool = True
+) -> tuple[dict[str, list[float]], dict[str, Result]]:
+    """Time several ways of doing the same work, in turns.
 
     A machine's speed drifts. Taking turns (A B C, A B C, ...) lets the drift hit
     every way alike, so the ratios can be trusted more than the seconds.
+
+    Args:
+        ways: name -> a function without arguments that does the work once.
+        rounds: how often each is timed.
+        warm_up: whether each is called once before, without being timed.
+
+    Returns:
+        name -> the seconds of each round, and name -> what its last call returned, to compare the answers.
+
+    Raises:
+        ValueError: there are no ways, or fewer than one round.
+
+    Source: written for this course.
+    """
+    if not ways or rounds < 1:
+        raise ValueError(f"expected at least one way and one round, but got {len(ways)} ways and {rounds} rounds.")
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    answers: dict[str, Result] = {}
+    for turn in range(-1 if warm_up else 0, rounds):
+        for name, work in ways.items():
+            start = time.perf_counter()
+            answers[name] = work()
+            if turn >= 0:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds, answers
+
+
+def compare(ways: Mapping[str, Callable[[], object]], rounds: int = 3) -> pd.DataFrame:
+    """Time several ways of doing the same work with `in_turns`, and compare their medians.
 
     Args:
         ways: name -> a function without arguments that does the work once.
@@ -44,14 +75,7 @@ def compare(ways: Mapping[str, Callable[[], object]], rounds: int = 3) -> pd.Dat
 
     Source: written for this course.
     """
-    if not ways or rounds < 1:
-        raise ValueError(f"compare needs at least one way and one round, but got {len(ways)} ways and {rounds} rounds.")
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, work in ways.items():
-            start = time.perf_counter()
-            work()
-            seconds[name].append(time.perf_counter() - start)
+    seconds, _ = in_turns(ways, rounds, warm_up=False)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     first = next(iter(medians.values()))
     return pd.DataFrame(

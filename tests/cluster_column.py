@@ -52,6 +52,9 @@ COUNTS = {
     "block",
     "blocks_per_epoch",
     "context",
+    "work_seconds",
+    "array_mb",
+    "repeats_of_words",
 }
 # There is no GPU here.
 GPU_SETTINGS = {"use_gpu", "gpus_per_actor", "gpus_per_trial", "gpus_per_replica"}
@@ -72,7 +75,7 @@ class Column:
     Args:
         notebook: the notebook's name, for example "04_train_fashion_mnist".
         settings: smaller counts, and what replaces GPUs: see `override_problems`.
-        on_both_nodes: part of the class name of the actors that must have run on two nodes.
+        on_both_nodes: part of the class name of the actors that must have run on two nodes; None: it has no actors.
         until: tag of the last cell that a short run executes, before the notebook's
             last cell, which shuts everything down; None: a short run executes all cells.
         always: whether `make test` makes the short run; else only `make test-all` does, for lack of time.
@@ -80,7 +83,7 @@ class Column:
 
     notebook: str
     settings: Mapping[str, Any]
-    on_both_nodes: str
+    on_both_nodes: str | None
     until: str | None = None
     always: bool = False
 

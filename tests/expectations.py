@@ -69,6 +69,7 @@ SERVE_GPTJ = "08_serve_gptj"
 INSIDE = "deep_dives/inside_an_llm_server"
 CLUSTER = "09_from_laptop_to_cluster"
 DEBUGGING = "10_debugging_and_faults"
+OTHERS = "11_ray_and_the_others"
 CAPSTONE = "12_capstone"
 
 
@@ -612,6 +613,26 @@ EXPECTATIONS: list[Expectation] = [
 ]
 
 EXPECTATIONS += [
+    # --- 11 ---
+    Expectation(OTHERS, "first-result", r"the same answers: (\w+)", "whether three tools agree", equals="True"),
+    Expectation(OTHERS, "long-pieces", r"two threads: ([\d.]+) times", "threads beside C code", at_least=1.15),
+    Expectation(OTHERS, "long-pieces", r"joblib: ([\d.]+) times", "joblib with long pieces", at_least=1.05),
+    Expectation(OTHERS, "long-pieces", r"Dask: ([\d.]+) times", "Dask with long pieces", at_least=1.05),
+    Expectation(OTHERS, "long-pieces", r"Ray: ([\d.]+) times", "Ray with long pieces", at_least=1.05),
+    Expectation(
+        OTHERS, "short-pieces", r"joblib +[\d.]+ +[\d.]+ +([\d.]+)", "joblib with pieces of 1 ms", at_least=0.8
+    ),
+    Expectation(OTHERS, "short-pieces", r"Dask +[\d.]+ +[\d.]+ +([\d.]+)", "Dask with pieces of 1 ms", at_most=1.0),
+    Expectation(OTHERS, "short-pieces", r"Ray +([\d.]+) ", "Ray with pieces of 100 ms", at_least=1.2),
+    Expectation(OTHERS, "shared-array", r"Ray is ([\d.]+) times", "the store against copies", at_least=8),
+    Expectation(OTHERS, "table", r"'Polars': (\d+)", "the words of both", equals="7628"),
+    Expectation(OTHERS, "table", r"'Ray Data': (\d+)", "the words of both", equals="7628"),
+    Expectation(OTHERS, "table", r"Ray Data takes ([\d,]+) times", "Ray Data with a table", at_least=10),
+    Expectation(OTHERS, "few-rows", r"100 rows: ([\d.]+) s", "Ray Data with 100 rows", at_least=1),
+    Expectation(OTHERS, "death", r"die_with_joblib: (\w+)", "joblib's error", equals="TerminatedWorkerError"),
+    Expectation(OTHERS, "death", r"die_with_dask: (.*)", "Dask's results", equals="[0, 1, 2, 3, 4, 5, 6, 7]"),
+    Expectation(OTHERS, "death", r"die_with_ray: (.*)", "Ray's results", equals="[0, 1, 2, 3, 4, 5, 6, 7]"),
+    Expectation(OTHERS, "joblib-on-ray", r"same answers: (\w+)", "joblib's line on Ray", equals="True"),
     Expectation(CAPSTONE, "who", r"(?m)^(austen) ", "the author of a line", equals="austen"),
     Expectation(CAPSTONE, "who", r"(?m)^(shakespeare) ", "the author of another one", equals="shakespeare"),
     Expectation(CAPSTONE, "page", r"(\d) of 5 steps", "the steps that are right at first", equals="0"),

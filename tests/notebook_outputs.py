@@ -33,7 +33,8 @@ DROPPED = (
 )
 # What differs from run to run in Ray's other messages.
 TIDY = (
-    # The time of a line of a log, and in C++ also the process and the thread.
+    # The time of a line of a log, also of Dask's, and in C++ also the process and the thread.
+    (r"(?m)^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} - (?=distributed\.)", ""),
     (r"(?m)^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}\t(?=[A-Z]+ )", ""),
     (r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} ([A-Z]) \d+ \d+\]", r"[\1]"),
     (r"(?m)^\(pid=\d+(?:, ip=[\w.:]+)?\)", "(worker)"),
@@ -45,8 +46,11 @@ TIDY = (
     (r'File "[^"\n]*[/\\](?:site|dist)-packages[/\\]', 'File "'),
     (r"(?<![\w.~])/[\w./+-]*/session_\d[\w-]*", "/tmp/ray/session_latest"),
 )
-# A line that Ray writes to stderr: of a log (after TIDY), or what a worker wrote there.
-RAY_LINE = re.compile(r"(?:DEBUG|INFO|WARNING) \w+\.py:\d+ -- |\[[IW]\] \w+\.cc:\d+: |\([\w.: ]+\) ")
+# A line that Ray writes to stderr: of a log (after TIDY), or what a worker wrote there. Or Dask, if a worker dies.
+RAY_LINE = re.compile(
+    r"(?:DEBUG|INFO|WARNING) \w+\.py:\d+ -- |\[[IW]\] \w+\.cc:\d+: |\([\w.: ]+\) "
+    r"|distributed\.nanny - WARNING - Restarting worker "
+)
 PYTHON_TROUBLE = re.compile(r"\w*Warning: |Traceback \(most recent call last\)")
 
 

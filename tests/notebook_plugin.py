@@ -48,9 +48,9 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFL
 # A backend chosen for the tests would replace the notebook's own way of showing plots.
 UNSET = ("MPLBACKEND",)
 # Ray's sessions and the locks of its workers; the sockets of its dashboard, which Ray kills before it could remove
-# them; torch's cache.
+# them; torch's cache; the folder in which Dask's workers have theirs.
 OWN_RESULTS = "own_results"
-ALLOWED_IN_TEMP = ("ray", "_ray_lockfiles", "pymp-*", "torchinductor_*", OWN_RESULTS)
+ALLOWED_IN_TEMP = ("ray", "_ray_lockfiles", "pymp-*", "torchinductor_*", "dask-scratch-space", OWN_RESULTS)
 # As the reader has it: tests that ran before have set variables for themselves.
 ENVIRONMENT = dict(os.environ)
 REPORTS = pytest.StashKey[list["Report"]]()

@@ -77,6 +77,12 @@ COLUMNS = [
         on_both_nodes="ServeReplica:gptj:tuned",
         until="bad-input",
     ),
+    # It starts tasks and no actors; that tasks spread over nodes is tested with 09.
+    Column(
+        "11_ray_and_the_others",
+        {"work_seconds": 0.5, "array_mb": 20, "repeats_of_words": 2},
+        on_both_nodes=None,
+    ),
 ]
 # The names of Ray's own actors that stay on a cluster when a notebook has left it.
 OF_RAY = {"_AutoscalingCoordinatorActor", "_StatsActor", "_UsageCollectionActor", "ActorLocationTracker"}
@@ -101,11 +107,12 @@ def problems_of(column: Column, cluster: Cluster, folder: Path, whole: bool) -> 
     problems = [] if "cluster (chosen)" in shown(notebook) else ["The size table does not say that cluster is chosen."]
     if whole or column.until is None:
         problems += notebook_outputs.check_problems(notebook, column.path)
-    own = [actor for actor in cluster.actors() if actor["actor_id"] not in before]
-    nodes = {actor["node_id"] for actor in own if column.on_both_nodes in actor["class_name"]}
-    if len(nodes - {None, ""}) != cluster_column.NODES:
-        kinds = sorted({actor["class_name"] for actor in own})
-        problems.append(f"{column.on_both_nodes} ran on {len(nodes)} of 2 nodes; there were the actors {kinds}.")
+    if column.on_both_nodes is not None:
+        own = [actor for actor in cluster.actors() if actor["actor_id"] not in before]
+        nodes = {actor["node_id"] for actor in own if column.on_both_nodes in actor["class_name"]}
+        if len(nodes - {None, ""}) != cluster_column.NODES:
+            kinds = sorted({actor["class_name"] for actor in own})
+            problems.append(f"{column.on_both_nodes} ran on {len(nodes)} of 2 nodes; there were the actors {kinds}.")
     if left := actors_left(cluster, before):
         problems.append(f"When the notebook had ended, the cluster still had the actors {left}.")
     if shared and Path(shared).exists() and not was_there:

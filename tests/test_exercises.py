@@ -57,6 +57,7 @@ from tests.exercise_answers import (
     n08,
     n09,
     n10,
+    n11,
     n12,
     one_core_well_used,
     operating_a_service,
@@ -81,6 +82,7 @@ ANSWERS = {
     "08_serve_gptj": n08,
     "09_from_laptop_to_cluster": n09,
     "10_debugging_and_faults": n10,
+    "11_ray_and_the_others": n11,
     "deep_dives/trusting_asha": trusting_asha,
     "deep_dives/operating_a_service": operating_a_service,
     "deep_dives/actor_patterns": actor_patterns,
@@ -116,6 +118,8 @@ NEEDS_RAY = {
     "search",
     "service",
     "pipeline",
+    "in_bundles",
+    "combine_all",
 }
 RAY_MODULES = ("tasks_and_actors", "actor_patterns", "object_store", "memory_under_pressure", "cluster", "debugging")
 # Their answers are made when Serve runs.

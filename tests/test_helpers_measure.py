@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from helpers import measure
-from helpers.measure import compare, memory_gb
+from helpers.measure import compare, in_turns, memory_gb
 
 pytestmark = pytest.mark.fast
 
@@ -34,6 +34,29 @@ def test_ways_take_turns() -> None:
     turns: list[str] = []
     compare({name: lambda name=name: turns.append(name) for name in "abc"}, rounds=3)
     assert "".join(turns) == "abcabcabc"
+
+
+def test_a_warm_up_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(measure, "time", clock)
+    takes = {"one": iter([7.0, 1.0, 2.0]), "two": iter([9.0, 0.5, 0.25])}
+    turns: list[str] = []
+
+    def work(name: str) -> str:
+        turns.append(name)
+        clock.now += next(takes[name])
+        return f"{name} {len(turns)}"
+
+    seconds, answers = in_turns({name: lambda name=name: work(name) for name in takes}, rounds=2)
+    assert turns == ["one", "two"] * 3
+    assert seconds == {"one": [1.0, 2.0], "two": [0.5, 0.25]}
+    assert answers == {"one": "one 5", "two": "two 6"}
+
+
+@pytest.mark.parametrize(("ways", "rounds"), [({}, 3), ({"one": int}, 0)])
+def test_nothing_to_time(ways: dict, rounds: int) -> None:
+    with pytest.raises(ValueError, match="at least one way and one round"):
+        in_turns(ways, rounds)
 
 
 def test_medians_and_ratios(monkeypatch: pytest.MonkeyPatch) -> None:
