@@ -23,6 +23,8 @@ import torch
 from IPython.display import HTML
 from transformers import AutoModelForCausalLM, AutoTokenizer, StoppingCriteria, TrainerCallback
 
+from helpers.measure import free_memory
+
 OUT_OF_THE_LOSS = -100
 # The type of PyTorch for each name of a number format.
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -127,7 +129,8 @@ def rates_with_padding(
 
     Returns:
         "padded to 128", "padded to the longest" and "packed" -> useful tokens per second. Batches of packed blocks, and
-        of rows padded to 128, are 32 x 128 tokens; with the longest as the measure, a batch has 256 rows.
+        of rows padded to 128, are 32 x 128 tokens; with the longest as the measure, a batch has 256 rows. Memory that
+        this process no longer needs afterwards goes back to the system.
 
     Source: written for this course.
     """
@@ -137,7 +140,9 @@ def rates_with_padding(
         "padded to the longest": padded_batches(tokenizer, rows, 256),
         "packed": [{"input_ids": whole, "labels": whole}],
     }
-    return useful_tokens_per_second({"pretrained_model_name_or_path": folder}, ways, **measuring)
+    rates = useful_tokens_per_second({"pretrained_model_name_or_path": folder}, ways, **measuring)
+    free_memory()
+    return rates
 
 
 def whole_steps(

@@ -132,7 +132,7 @@ def bars(values: Mapping[str, float], title: str, unit: str, digits: int = 2) ->
     show(figure, f"Bar chart. {title}. {unit}: {listed}.")
 
 
-def ranges(values: Mapping[str, Sequence[float]], title: str, unit: str, digits: int = 2) -> None:
+def ranges(values: Mapping[str, Sequence[float]], title: str, unit: str, digits: int = 2, log: bool = False) -> None:
     """Show repeated measurements as horizontal bars: their medians, with a line from the smallest to the largest.
 
     Args:
@@ -140,18 +140,26 @@ def ranges(values: Mapping[str, Sequence[float]], title: str, unit: str, digits:
         title: what the reader should see.
         unit: label of the axis, with the unit.
         digits: digits after the decimal point.
+        log: whether the axis is logarithmic, with dots in place of bars, for values that differ a hundred times.
 
     Raises:
-        ValueError: there are no values, or a name has none.
+        ValueError: there are no values, a name has none, or the axis is logarithmic and one is not above 0.
 
     Source: written for this course.
     """
     measured = {name: np.asarray(list(numbers), dtype=float) for name, numbers in values.items()}
     if not measured or any(len(numbers) == 0 for numbers in measured.values()):
         raise ValueError("ranges needs at least one measurement for each name, but got none.")
+    if log and any(numbers.min() <= 0 for numbers in measured.values()):
+        raise ValueError("ranges with log=True needs numbers above 0.")
     figure, axes = _axes(title, height=0.9 + 0.4 * len(measured))
     middles = [float(np.median(numbers)) for numbers in measured.values()]
-    axes.barh(list(measured), middles, height=0.7, color=COLOURS[4])
+    if log:
+        axes.plot(middles, list(measured), "o", color=COLOURS[0])
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+    else:
+        axes.barh(list(measured), middles, height=0.7, color=COLOURS[4])
     said = []
     for row, (name, numbers) in enumerate(measured.items()):
         low, high = float(numbers.min()), float(numbers.max())
@@ -162,7 +170,12 @@ def ranges(values: Mapping[str, Sequence[float]], title: str, unit: str, digits:
         axes.annotate(text, (high, row), (6, 0), textcoords="offset points", va="center", fontsize=9)
         said.append(f"{name}: {text}")
     axes.invert_yaxis()
-    axes.set_xlim(0, 1.35 * max(float(numbers.max()) for numbers in measured.values()))
+    largest = max(float(numbers.max()) for numbers in measured.values())
+    if log:
+        smallest = min(float(numbers.min()) for numbers in measured.values())
+        axes.set_xlim(smallest / 1.5, 10 * largest)  # room for the text
+    else:
+        axes.set_xlim(0, 1.35 * largest)
     axes.set_xlabel(unit)
     show(figure, f"Bar chart of medians, with the smallest and the largest value. {title}. {unit}. {'; '.join(said)}.")
 

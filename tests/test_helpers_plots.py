@@ -182,6 +182,7 @@ def test_timelines_share_a_time_axis(monkeypatch: pytest.MonkeyPatch) -> None:
         (lambda: plots.bars({}, "t", "s"), "at least one value"),
         (lambda: plots.ranges({}, "t", "s"), "at least one measurement"),
         (lambda: plots.ranges({"one": [1.0], "two": []}, "t", "s"), "at least one measurement"),
+        (lambda: plots.ranges({"one": [1.0, 0.0]}, "t", "s", log=True), "numbers above 0"),
         (lambda: plots.stacked_bars(pd.DataFrame(), "t", "s"), "at least one row"),
         (lambda: plots.lines({"empty": ([], [])}, "t", "x", "y"), "'empty' has none"),
         (lambda: plots.learning_curves([], "t", "x", "y", 1), "at least one curve"),
@@ -294,3 +295,8 @@ def test_many_values_without_marks(shown: list[Any]) -> None:
     values = range(1000)
     plots.lines({"a": (values, values), "b": (values, values)}, "Many", "x", "y", markers=False)
     assert "b goes from 0 to 999" in shown[0]._repr_mimebundle_()[1]["image/png"]["alt"]
+
+
+def test_ranges_far_apart_have_a_logarithmic_axis(shown: list[Any]) -> None:
+    plots.ranges({"one": [0.1, 0.2, 0.1], "hundreds": [30.0, 20.0, 25.0]}, "Far apart", "seconds", log=True)
+    assert "one: 0.10 (0.10 to 0.20); hundreds: 25.00 (20.00 to 30.00)" in alt_text(shown)
