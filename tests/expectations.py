@@ -44,6 +44,7 @@ ONLY_WITH_LONG = {
     "deep_dives/one_core_well_used",
     "deep_dives/operating_a_service",
     "deep_dives/planning_six_billion",
+    "deep_dives/the_others_in_detail",
     "deep_dives/trusting_asha",
 }
 
@@ -70,6 +71,7 @@ INSIDE = "deep_dives/inside_an_llm_server"
 CLUSTER = "09_from_laptop_to_cluster"
 DEBUGGING = "10_debugging_and_faults"
 OTHERS = "11_ray_and_the_others"
+DETAIL = "deep_dives/the_others_in_detail"
 CELL = r"[\d.]+ \([^)]*\) +"  # of a table there: a median, and its range
 CAPSTONE = "12_capstone"
 
@@ -641,6 +643,15 @@ EXPECTATIONS += [
     Expectation(OTHERS, "death", r"die_with_dask: (.*)", "Dask's results", equals="[0, 1, 2, 3, 4, 5, 6, 7]"),
     Expectation(OTHERS, "death", r"die_with_ray: (.*)", "Ray's results", equals="[0, 1, 2, 3, 4, 5, 6, 7]"),
     Expectation(OTHERS, "joblib-on-ray", r"same answers: (\w+)", "joblib's line on Ray", equals="True"),
+    Expectation(DETAIL, "starts", r"Ray +([\d.]+)", "the seconds until Ray's first result", at_least=2),
+    Expectation(DETAIL, "starts", r"Ray +[\d.]+ +(\d+)", "the processes that Ray starts", at_least=6),
+    Expectation(DETAIL, "patterns", r"1,000 tasks +[\d.]+ +[\d.]+ +([\d.]+)", "Dask / Ray, tasks", at_least=1.1),
+    Expectation(DETAIL, "patterns", r"chain of 200 +[\d.]+ +[\d.]+ +([\d.]+)", "Dask / Ray, a chain", at_least=1.1),
+    Expectation(DETAIL, "one-task", r"Ray +([\d.]+)", "the milliseconds of one call in Ray", at_most=100),
+    Expectation(DETAIL, "loads", r"a task for each +[\d.]+ +([\d.]+)", "the loads, one for each task", equals="8.0"),
+    Expectation(DETAIL, "loads", r"Ray actors +[\d.]+ +([\d.]+)", "the loads in actors", equals="2.0"),
+    Expectation(DETAIL, "search", r"halving_with_dask +[\d.]+ +([\d.]+)", "the best rate by hand", equals="0.01"),
+    Expectation(DETAIL, "search", r"asha_with_tune +[\d.]+ +([\d.]+)", "the best rate of ASHA", equals="0.01"),
     Expectation(CAPSTONE, "who", r"(?m)^(austen) ", "the author of a line", equals="austen"),
     Expectation(CAPSTONE, "who", r"(?m)^(shakespeare) ", "the author of another one", equals="shakespeare"),
     Expectation(CAPSTONE, "page", r"(\d) of 5 steps", "the steps that are right at first", equals="0"),

@@ -16,7 +16,6 @@ VERDICTS = (
     *SEEN,
     "outdated",
     "cannot be measured on one machine",
-    "to be measured in 11",
     "own account",
     "no account by the company itself was found",
 )
