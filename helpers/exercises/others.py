@@ -41,8 +41,9 @@ def in_bundles(answer: Callable[[Any, list[int], float], list[Any]]) -> Verdict:
     """Exercise 1: pieces in tasks that take about so many seconds, whatever a piece takes."""
     if (missing := without_ray()) is not None:
         return missing
-    if answer(_piece(0.0), [], 0.1) != []:
-        return not_right(answer(_piece(0.0), [], 0.1), "[] for no pieces", "No pieces, no first piece to time.")
+    nothing = answer(_piece(0.0), [], 0.1)
+    if as_list(nothing) != []:
+        return not_right(nothing, "[] for no pieces", "No pieces, no first piece to time.")
     _start_two_workers()
     cases = ((0.02, 0.2, 61), (0.001, 0.2, 801), (0.1, 0.02, 5))  # seconds of a piece, of a task; pieces
     for pause, seconds, count in cases:
