@@ -51,6 +51,8 @@ UNSET = ("MPLBACKEND",)
 # them; torch's cache; the folder in which Dask's workers have theirs.
 OWN_RESULTS = "own_results"
 ALLOWED_IN_TEMP = ("ray", "_ray_lockfiles", "pymp-*", "torchinductor_*", "dask-scratch-space", OWN_RESULTS)
+# Seconds for a test marked long, some of which run whole lessons on two nodes.
+LONG_TEST_SECONDS = 1800
 # As the reader has it: tests that ran before have set variables for themselves.
 ENVIRONMENT = dict(os.environ)
 REPORTS = pytest.StashKey[list["Report"]]()
@@ -98,6 +100,11 @@ def pytest_report_header() -> str:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     # Quick tests first; the order of the notebooks stays, because one may read what another left.
     items.sort(key=lambda item: isinstance(item, CourseNotebook))
+    for item in items:
+        if isinstance(item, CourseNotebook):
+            item.add_marker(pytest.mark.timeout(0))  # each cell has its limit, and so has the whole
+        elif item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.timeout(LONG_TEST_SECONDS))
     if config.getoption("--long"):
         return
     for item in items:
