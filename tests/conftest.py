@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import subprocess
 from collections.abc import Callable, Iterator
+from typing import Any
 from unittest import mock
 
 # Before any test imports pyplot, which reads it once.
@@ -13,13 +15,15 @@ os.environ.setdefault("MPLBACKEND", "agg")
 import pytest
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def ray_session() -> Iterator[None]:
-    """One Ray for all tests that need one: a start takes 5 to 15 seconds.
+    """One Ray for all tests of a module that need one: a start takes 5 to 15 seconds.
 
-    It ends with the last test of this folder, and with it the variables that
+    It ends with the module's last test, and with it the variables that
     ray_options sets: `make test` runs the notebooks after the tests in the same
-    pytest, and they must find neither.
+    pytest, and they must find neither. One Ray for all modules would save a
+    minute, but a process that had used it for twenty minutes no longer heard
+    from Ray 2.60 that its new actors were alive, and waited for them forever.
     """
     import ray
 
@@ -43,9 +47,9 @@ def ray_session() -> Iterator[None]:
         ray.shutdown()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def serve_port(ray_session: None) -> Iterator[int]:
-    """One Ray Serve for all tests that need one; returns its HTTP port on 127.0.0.1."""
+    """One Ray Serve for all tests of a module that need one; returns its HTTP port on 127.0.0.1."""
     import ray
     from ray import serve
 
@@ -70,3 +74,13 @@ def once_more(start: Callable[[], None], clean_up: Callable[[], None], *errors: 
         print(f"once more, after {type(error).__name__}: {error}")
         clean_up()
         start()
+
+
+def run_patiently(command: list[str], **how: Any) -> subprocess.CompletedProcess[str]:
+    """Run a program that starts Ray; once more if the machine was too busy for Ray's own 30 seconds."""
+    from helpers.nodes import TOO_SLOW
+
+    done = subprocess.run(command, capture_output=True, text=True, **how)
+    if done.returncode != 0 and TOO_SLOW in done.stderr:
+        done = subprocess.run(command, capture_output=True, text=True, **how)
+    return done

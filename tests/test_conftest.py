@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 
-from tests.conftest import once_more
+from tests.conftest import once_more, run_patiently
 
 pytestmark = pytest.mark.fast
 
@@ -38,3 +41,13 @@ def test_a_good_start_is_left_alone():
     done: list[str] = []
     once_more(failing(0, TimeoutError(), done), lambda: done.append("clean"), TimeoutError)
     assert done == ["start"]
+
+
+@pytest.mark.parametrize(
+    ("said", "runs"), [("The current node timed out during startup.", 2), ("ValueError: wrong", 1)]
+)
+def test_a_program_runs_once_more_if_ray_started_too_slowly(tmp_path: Path, said: str, runs: int):
+    program = f"print('x', file=open('runs', 'a')); raise SystemExit({said!r})"
+    done = run_patiently([sys.executable, "-c", program], cwd=tmp_path)
+    assert done.returncode == 1 and said in done.stderr
+    assert len((tmp_path / "runs").read_text().split()) == runs

@@ -176,7 +176,7 @@ def second_node(ray_session: None) -> Iterator[None]:
     node = ray_start(f"--address={address} --num-cpus=2")
     yield
     node.stop()
-    end = time.monotonic() + 90  # the cluster notices after half a minute; until then it would send tasks there
+    end = time.monotonic() + 180  # the cluster notices after half a minute; until then it would send tasks there
     while sum(node["Alive"] for node in ray.nodes()) > 1:
         assert time.monotonic() < end, "the second node has been stopped, and is still counted as alive"
         time.sleep(0.1)

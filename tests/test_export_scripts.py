@@ -13,6 +13,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from tests.conftest import run_patiently
 from tools import export_scripts
 from tools.export_scripts import FOLDER, SETTINGS, ScriptError, export, lines_of_code
 
@@ -139,7 +140,7 @@ def run_script(name: str, folder: Path, **variables: str) -> float:
     environment = {**os.environ, "RAY_COURSE_RESULTS": str(folder), "HF_HUB_OFFLINE": "1", **variables}
     environment.pop("RAY_COURSE_SIZE", None)
     command = [sys.executable, str(FOLDER / f"{name}.py"), "--size", "laptop"]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
+    done = run_patiently(command, cwd=folder, env=environment, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     found = re.findall(ENDS[name][0], done.stdout)
     assert found, done.stdout[-2000:]
