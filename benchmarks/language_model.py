@@ -105,11 +105,11 @@ def tokens_per_second(trainer: Trainer, speed: Speed) -> dict[str, float]:
     return {"speed": STEPS * WORKERS * BLOCKS * LENGTH / speed.seconds}
 
 
-def worker_of_ray(config: dict[str, Any]) -> None:
+def worker_of_ray(config: dict[str, Any]) -> dict[str, float]:
     """With Ray Train."""
     prepare_deepspeed()
     trainer, speed = trainer_and_speed(deepspeed=True)
-    ray.train.report(tokens_per_second(prepare_trainer(trainer), speed))
+    return tokens_per_second(prepare_trainer(trainer), speed)
 
 
 def worker_of_torchrun(settings: dict[str, Any]) -> dict[str, float]:

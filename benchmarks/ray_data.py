@@ -47,7 +47,7 @@ def measure() -> list[Row]:
         loaders = {kind: loader(files, step) for kind, step in steps.items()}
         for one in loaders.values():
             total(one)
-        ray.init(**ray_options(num_cpus=WORKERS, object_store_memory=1_000_000_000, log_to_driver=False))
+        start_ray()
         names["context"].enable_progress_bars = False
 
         def stream(paths: list[str], step: Callable[[Batch], Batch]) -> Iterator[Batch]:
@@ -67,14 +67,20 @@ def measure() -> list[Row]:
             rows.append(
                 row(f"images through a {kind} step, {WORKERS} processes", "images per second", speeds, note=NOTES[kind])
             )
+        ray.shutdown()
         peaks: dict[str, list[float]] = {f"{TIMES} times the data": [], "the data once": []}
         for _ in range(2):
             for name, paths in zip(peaks, (many, files), strict=True):
+                start_ray()  # anew, because processes keep memory that they once had
                 peaks[name].append(peak_gb(lambda paths=paths: total(stream(paths, steps["light"]))))
-        ray.shutdown()
+                ray.shutdown()
     note = "All processes of the run together, shared memory counted once; each batch is let go of at once."
     rows.append(row("Ray Data: peak memory when the data grow", "GB", peaks, at_most=1.3, note=note))
     return rows
+
+
+def start_ray() -> None:
+    ray.init(**ray_options(num_cpus=WORKERS, object_store_memory=1_000_000_000, log_to_driver=False))
 
 
 NOTES = {

@@ -52,9 +52,9 @@ class Row:
     def verdict(self) -> str:
         """ "at least 0.97: yes", or no; nothing where nothing is wanted."""
         if self.at_least is not None:
-            return f"at least {self.at_least:g}: {'yes' if self.ratio >= self.at_least else 'no'}"
+            return f"at least {short(self.at_least)}: {'yes' if self.ratio >= self.at_least else 'no'}"
         if self.at_most is not None:
-            return f"at most {self.at_most:g}: {'yes' if self.ratio <= self.at_most else 'no'}"
+            return f"at most {short(self.at_most)}: {'yes' if self.ratio <= self.at_most else 'no'}"
         return ""
 
     def cells(self) -> tuple[str, ...]:

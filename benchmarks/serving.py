@@ -29,11 +29,12 @@ CLIENTS, SECONDS, ROUNDS = 32, 4, 3
 THROUGHPUT = {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
 
 
-def lesson(replica: dict[str, float]) -> dict[str, Any]:
-    """The classifiers of notebook 06."""
+def lesson(*tags: str, replica: dict[str, float]) -> dict[str, Any]:
+    """The network of notebook 06, and its classifiers, of which it runs the one with batches."""
     names: dict[str, Any] = {"ray": ray, "serve": serve, "np": np, "data": data, "replica": replica}
-    names.update(FastAPI=FastAPI, BaseModel=BaseModel)
-    run_cells("06_serve_fashion_mnist", "service", names)
+    names.update(FastAPI=FastAPI, BaseModel=BaseModel, folder=str(data.trained_model()))
+    for tag in tags:
+        run_cells("06_serve_fashion_mnist", tag, names)
     return names
 
 
@@ -42,9 +43,9 @@ class Bare:
     """One process of FastAPI and uvicorn, which answers one request after the other."""
 
     def __init__(self, port: int) -> None:
-        names = lesson({})
+        names = lesson("network", replica={})
         classify, to_answer = names["classify"], names["to_answer"]
-        network = names["load_network"](str(data.trained_model()))
+        network = names["load_network"](names["folder"])
         app = FastAPI()
 
         @app.post("/")
@@ -99,10 +100,8 @@ def with_settings(variables: dict[str, str]) -> dict[str, list[float]]:
         ray.init(**ray_options(num_cpus=2, log_to_driver=False))
         port, bare_port = free_port(8000), free_port(8100)
         serve.start(http_options={"host": "127.0.0.1", "port": port})
-        names = lesson({"num_cpus": 0.4})
-        folder = str(data.trained_model())
-        for kind, name in (("single", "Classifier"), ("batched", "BatchedClassifier")):
-            serve.run(names[name].bind(folder), name=kind, route_prefix=f"/{kind}")
+        names = lesson("network", "service", replica={"num_cpus": 0.4})
+        serve.run(names["Classifier"].bind(names["folder"]), name="single", route_prefix="/single")
         bare = Bare.remote(bare_port)
         ray.get(bare.ready.remote())
         images = FashionMNIST(str(data.fashion_mnist_root()), train=False).data.numpy()[:500]

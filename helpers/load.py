@@ -297,3 +297,5 @@ async def _read_events(reply: aiohttp.ClientResponse, row: dict[str, Any]) -> No
             row["first"] = time.time() - row["start"]
         if piece.get("usage"):
             row["tokens"] = piece["usage"]["completion_tokens"]
+            if any(choice.get("finish_reason") for choice in piece["choices"]):
+                row["error"] = ""  # some servers say no [DONE] after that
