@@ -23,13 +23,13 @@ from helpers.language_models import DTYPES, number_format, padded_batches, usefu
 from helpers.session import ray_options
 from scripts.finetune_gptj import deepspeed_config, pack
 
-WORKERS, BLOCKS, LENGTH, ROUNDS = 2, 16, 128, 3
+WORKERS, BLOCKS, LENGTH, ROUNDS = 2, 16, 128, 2
 WARM_UP, STEPS = 2, 6
 ARTICLE_LENGTH = 512  # the article fills each row of text up to so many tokens
 
 
 def measure() -> list[Row]:
-    """The rows of this group; five minutes on two cores."""
+    """The rows of this group; four minutes on two cores."""
     ray.init(**ray_options(num_cpus=WORKERS, log_to_driver=False))
     found: dict[str, list[float]] = {"Ray Train": [], "torchrun": [], "torchrun without DeepSpeed": []}
     for _ in range(ROUNDS):
@@ -131,7 +131,7 @@ def padding() -> list[Row]:
         "to the longest": padded_batches(tokenizer, lines[:1024], 256),
     }
     source = {"pretrained_model_name_or_path": str(data.tiny_gptj())}
-    rounds = [useful_tokens_per_second(source, ways, seconds=2, rounds=1) for _ in range(ROUNDS)]
+    rounds = [useful_tokens_per_second(source, ways, seconds=2, rounds=1) for _ in range(ROUNDS + 1)]
     figures = {name: [found[name] for found in rounds] for name in ways}
     unit = "useful tokens per second"
     return [
@@ -170,7 +170,7 @@ def share_of_the_peak() -> Row:
     size = 2048
     matrix = torch.randn(size, size, dtype=DTYPES[numbers])
     steps, peak = [], []
-    for _ in range(2 * ROUNDS):
+    for _ in range(6):
         start = time.perf_counter()
         step()
         steps.append(counted.get_total_flops() / (time.perf_counter() - start) / 1e9)

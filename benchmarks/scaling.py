@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import statistics
+import tempfile
 import time
 
 os.environ["RAY_AUTH_MODE"] = "token"  # before `import ray`
@@ -11,11 +12,13 @@ import ray
 import torch
 
 from benchmarks.rows import Row, row
-from benchmarks.training import BATCH, build_model, images_per_second
+from benchmarks.training import BATCH
 from helpers.nodes import ray_start
 from helpers.session import ray_options
+from scripts.train_fashion_mnist import build_model, train_step
 
 NODES, ROUNDS = (1, 2, 4), 3
+WARM_UP, STEPS = 2, 12
 PAUSE_S, TASKS = 0.05, 60
 MANY = (16, 256)
 GIGABITS, LATENCY_S = 10, 50e-6  # of a network between machines; an assumption
@@ -59,7 +62,7 @@ def measure() -> list[Row]:
             f"tasks that do nothing, {NODES[-1]} nodes or one",
             "tasks per second",
             {f"{NODES[-1]} nodes": empty[NODES[-1]], "1 node": empty[1]},
-            note="Nothing to gain here: who submits the tasks is one process.",
+            note="One process submits them all.",
         )
     )
     return rows + training()
@@ -73,34 +76,42 @@ def tasks_per_second(task: ray.remote_function.RemoteFunction, count: int) -> fl
 
 @ray.remote
 class Worker:
-    """One of several processes that train together, with as many images for each as before."""
+    """One of several processes, of which the first 1, 2 or all train together."""
 
-    def join(self, rank: int, workers: int, file: str) -> None:
+    def __init__(self, rank: int, file: str) -> None:
         torch.set_num_threads(1)
-        torch.distributed.init_process_group("gloo", f"file://{file}", rank=rank, world_size=workers)
+        self.rank = rank
+        torch.distributed.init_process_group("gloo", f"file://{file}", rank=rank, world_size=max(NODES))
+        self.groups = {n: torch.distributed.new_group(list(range(n))) for n in NODES}
 
-    def speed(self) -> float:
-        model = build_model()
-        if torch.distributed.get_world_size() > 1:
-            model = torch.nn.parallel.DistributedDataParallel(model)
-        images, labels = torch.randn(BATCH, 1, 28, 28), torch.randint(10, (BATCH,))
-        return images_per_second(model, iter([(images, labels)] * 1000))
+    def speed(self, workers: int) -> float:
+        """Images per second of so many workers together, with as many images for each as before."""
+        seconds = 1.0
+        if self.rank < workers:
+            model = build_model()
+            if workers > 1:
+                model = torch.nn.parallel.DistributedDataParallel(model, process_group=self.groups[workers])
+            optimizer = torch.optim.Adam(model.parameters(), fused=True)
+            images, labels = torch.randn(BATCH, 1, 28, 28), torch.randint(10, (BATCH,))
+            for step in range(WARM_UP + STEPS):
+                if step == WARM_UP:
+                    start = time.perf_counter()
+                train_step(model, optimizer, images, labels)
+            torch.distributed.barrier(self.groups[workers])
+            seconds = time.perf_counter() - start
+        torch.distributed.barrier()
+        return STEPS * BATCH * workers / seconds
 
 
 def training() -> list[Row]:
     """Images per second of 1, 2 and 4 workers on this machine, and on paper of many machines with one worker each."""
-    import tempfile
-
     ray.init(**ray_options(num_cpus=max(NODES), log_to_driver=False))
     speeds: dict[int, list[float]] = {n: [] for n in NODES}
     with tempfile.TemporaryDirectory() as folder:
-        for turn in range(ROUNDS):
+        workers = [Worker.remote(rank, f"{folder}/rendezvous") for rank in range(max(NODES))]
+        for _ in range(ROUNDS):
             for n in NODES:
-                workers = [Worker.remote() for _ in range(n)]
-                ray.get([w.join.remote(i, n, f"{folder}/{turn}-{n}") for i, w in enumerate(workers)])
-                speeds[n].append(ray.get([w.speed.remote() for w in workers])[0])
-                for worker in workers:
-                    ray.kill(worker)
+                speeds[n].append(ray.get([worker.speed.remote(n) for worker in workers])[0])
     ray.shutdown()
     size = sum(p.numel() * p.element_size() for p in build_model().parameters())
     alone = statistics.median(speeds[1])

@@ -13,7 +13,7 @@ from benchmarks.rows import Row, row
 from helpers.measure import in_turns, sum_and_memory, sum_of_block
 from helpers.session import ray_options
 
-TASKS, WORKERS, ROUNDS = 8, 2, 5
+TASKS, WORKERS, ROUNDS = 8, 2, 3
 
 
 def measure() -> list[Row]:
