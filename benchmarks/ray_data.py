@@ -69,11 +69,10 @@ def measure() -> list[Row]:
             )
         ray.shutdown()
         peaks: dict[str, list[float]] = {f"{TIMES} times the data": [], "the data once": []}
-        for _ in range(2):
-            for name, paths in zip(peaks, (many, files), strict=True):
-                start_ray()  # anew, because processes keep memory that they once had
-                peaks[name].append(peak_gb(lambda paths=paths: total(stream(paths, steps["light"]))))
-                ray.shutdown()
+        for name, paths in zip(peaks, (many, files), strict=True):
+            start_ray()  # anew, because processes keep memory that they once had
+            peaks[name].append(peak_gb(lambda paths=paths: total(stream(paths, steps["light"]))))
+            ray.shutdown()
     note = "All processes of the run together, shared memory counted once; each batch is let go of at once."
     rows.append(row("Ray Data: peak memory when the data grow", "GB", peaks, at_most=1.3, note=note))
     return rows
@@ -130,7 +129,7 @@ def total(batches: Iterator[dict[str, torch.Tensor]]) -> tuple[int, int]:
     return images, labels
 
 
-def peak_gb(work: Callable[[], object], pause: float = 0.2) -> float:
+def peak_gb(work: Callable[[], object], pause: float = 0.5) -> float:
     """The most memory that this process and all that it started have at the same time, in GB (10**9 bytes)."""
     looks: list[float] = []
     done = threading.Event()
