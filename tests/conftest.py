@@ -14,6 +14,9 @@ os.environ.setdefault("MPLBACKEND", "agg")
 
 import pytest
 
+# The same for all modules, because a process reads its token only once.
+TOKEN = secrets.token_hex(32)
+
 
 @pytest.fixture(scope="module")
 def ray_session() -> Iterator[None]:
@@ -33,7 +36,7 @@ def ray_session() -> Iterator[None]:
     # A token of its own, or the first run would leave one in the home folder. Ray lets its workers stand back behind
     # all other programs (niceness 15), so beside two busy ones they would get a thirtieth of the machine; and Serve
     # gives its proxy 5 seconds to come up, and ends it after that.
-    own = {"RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"}
+    own = {"RAY_AUTH_TOKEN": TOKEN, "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"}
     own["RAY_worker_niceness"] = "0"
     with mock.patch.dict(os.environ, own):
         os.environ.pop("RAY_ADDRESS", None)
