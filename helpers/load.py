@@ -25,10 +25,14 @@ class LoadGenerator:
     Each client sends its next request as soon as the last one is answered (a closed
     loop); after a failure it waits for half a second. Close it, or use it in a `with`.
 
+    Args:
+        patience: seconds after which a whole answer that has not come counts as a failure.
+
     Source: written for this course.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float = 60) -> None:
+        self._patience = patience
         self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
         self.pid: int = self._pool.submit(_pid).result()  # the process, for whoever asks what it uses
 
@@ -52,7 +56,7 @@ class LoadGenerator:
         Returns:
             A future. Its result() is a table with a row for each request, in the order of their
             ends: "start" (seconds as in time.time()), "seconds" (until the answer was read),
-            "body" (the place in bodies), "status" (of HTTP; 0: no answer) and "answer" (of an
+            "body" (the place in bodies), "status" (of HTTP; 0: no answer, or none in time) and "answer" (of an
             answer with status 200: the decoded JSON, or the text if it is none; else None).
 
         Raises:
@@ -60,7 +64,7 @@ class LoadGenerator:
         """
         if not bodies or clients < 1:
             raise ValueError(f"A load needs at least one body and one client, but got {len(bodies)} and {clients}.")
-        return self._pool.submit(_send, url, list(bodies), clients, seconds, content_type)
+        return self._pool.submit(_send, url, list(bodies), clients, seconds, content_type, self._patience)
 
     def run(
         self,
@@ -91,7 +95,7 @@ class LoadGenerator:
         """
         if not bodies or rate <= 0:
             raise ValueError(f"A load needs at least one body and a rate above 0, but got {len(bodies)} and {rate}.")
-        return self._pool.submit(_send, url, list(bodies), None, seconds, content_type, rate).result()
+        return self._pool.submit(_send, url, list(bodies), None, seconds, content_type, self._patience, rate).result()
 
     def run_streams(self, url: str, bodies: Sequence[Mapping[str, Any]], clients: int, seconds: float) -> pd.DataFrame:
         """Let clients ask for streamed completions, as run does for whole answers.
@@ -198,19 +202,26 @@ def _pid() -> int:
 
 
 def _send(
-    url: str, bodies: list[bytes], clients: int | None, seconds: float, content_type: str, rate: float = 0
+    url: str,
+    bodies: list[bytes],
+    clients: int | None,
+    seconds: float,
+    content_type: str,
+    patience: float,
+    rate: float = 0,
 ) -> pd.DataFrame:
-    return pd.DataFrame(asyncio.run(_all_requests(url, bodies, clients, seconds, content_type, rate)))
+    how = {"headers": {"Content-Type": content_type}, "timeout": aiohttp.ClientTimeout(total=patience)}
+    return pd.DataFrame(asyncio.run(_all_requests(url, bodies, clients, seconds, how, rate)))
 
 
 async def _all_requests(
-    url: str, bodies: list[bytes], clients: int | None, seconds: float, content_type: str, rate: float
+    url: str, bodies: list[bytes], clients: int | None, seconds: float, how: dict[str, Any], rate: float
 ) -> list[dict[str, Any]]:
     """The rows of clients that wait for their answers, or, without clients, of requests at a rate."""
     rows: list[dict[str, Any]] = []
     turn, begin = itertools.count(), time.time()
     connector = aiohttp.TCPConnector(limit=0)  # as many connections as are needed
-    async with aiohttp.ClientSession(connector=connector, headers={"Content-Type": content_type}) as session:
+    async with aiohttp.ClientSession(connector=connector, **how) as session:
 
         async def next_request() -> None:
             place = next(turn) % len(bodies)

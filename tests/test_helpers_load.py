@@ -65,6 +65,13 @@ def test_rows_of_all_clients(load: LoadGenerator, url: str) -> None:
         assert answer == {"body": "ab"[body], "type": "image/png"}
 
 
+def test_an_answer_that_does_not_come_in_time_is_a_failure(url: str) -> None:
+    with LoadGenerator(patience=0.1) as hasty:
+        rows = hasty.run(url, [b"slow", b"a"], clients=1, seconds=1.2)
+    assert list(rows["status"][:2]) == [0, 200]
+    assert 0.1 <= rows["seconds"][0] < 0.3
+
+
 def test_failures_are_rows_too_and_slow_their_client_down(load: LoadGenerator, url: str) -> None:
     rows = load.run(url, [b"a", b"no", b"bye"], clients=1, seconds=1.6)
     assert list(rows["status"][:3]) == [200, 503, 0]
