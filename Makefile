@@ -61,7 +61,7 @@ scripts: $(READY) ## export the core of lessons 04, 05 and 07 to scripts/
 rehearse: $(READY) ## a few steps of a GPT-J as wide as the 6B model; takes minutes and most of the memory
 	$(BIN)/python tools/rehearse.py $(ARGS)
 
-bench: $(READY) ## measure the course beside other ways, 20 minutes on two cores; ARGS="store serving" for some groups
+bench: $(READY) ## measure the course beside other ways, half an hour on two cores; ARGS="store serving" for some groups
 	$(BIN)/python -m benchmarks $(ARGS)
 
 lock: $(READY) ## compile requirements.txt from pyproject.toml, requirements-spark.txt, and the environment of cluster/vllm
