@@ -35,12 +35,13 @@ def measure() -> list[Row]:
             )
         whole = sum(run["seconds"] for run in json.loads(report.read_text()))
         note = (
-            "One start for each notebook, though some start Ray more than once. Times of the latest `make test` here."
+            "The latest run of notebooks here, which may be some of them. One start for each, though some start Ray "
+            "more than once."
         )
         starts_of_all = [len(rows) * start for start in starts]
         rows.append(
             row(
-                "all notebooks of make test",
+                f"{len(rows)} notebooks together",
                 "seconds",
                 {"Ray's starts": starts_of_all, "all": [whole] * ROUNDS},
                 note=note,

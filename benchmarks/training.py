@@ -133,7 +133,8 @@ def equal_accuracy() -> Row:
         f"Both train two workers. The loop of 04 has {ours['accuracy']:.3f} of the test images right after "
         f"{OUR_EPOCHS} epoch; the article's was at {article['accuracy']:.3f} after {article['epoch']:.0f}"
         + (", the first epoch as good as that. " if reached else ", where we stopped. ")
-        + "Validation is not counted. The loops differ in the batch (64 and 128 for each worker), in the learning rate "
+        + "Validation is not counted. Both take their images from a DataLoader. "
+        "The loops differ in the batch (64 and 128 for each worker), in the learning rate "
         "(rising and falling, and 0.001), and in where images become tensors (before, and one by one)."
     )
     sides = {"the article's": [article["seconds"]], "ours": [ours["seconds"]]}
@@ -141,7 +142,7 @@ def equal_accuracy() -> Row:
 
 
 @torch.no_grad()
-def test_accuracy(model: nn.Module) -> float:
+def unseen_accuracy(model: nn.Module) -> float:
     """Each worker looks at all of them, so all come to the same number."""
     images, labels = image_set(train=False).tensors
     plain = getattr(model, "module", model)
@@ -173,7 +174,7 @@ def train_as_we_do() -> dict[str, float]:
             train_step(model, optimizer, images, labels)
             schedule.step()
     seconds = time.perf_counter() - start
-    return {"seconds": seconds, "accuracy": test_accuracy(model), "epoch": OUR_EPOCHS}
+    return {"seconds": seconds, "accuracy": unseen_accuracy(model), "epoch": OUR_EPOCHS}
 
 
 def train_as_the_article_does(wanted: float) -> dict[str, float]:
@@ -197,5 +198,5 @@ def train_as_the_article_does(wanted: float) -> dict[str, float]:
         with tempfile.TemporaryDirectory() as folder:
             torch.save(model.module.state_dict(), Path(folder) / "model.pt")
         seconds += time.perf_counter() - start
-        accuracy, epoch = test_accuracy(model), epoch + 1
+        accuracy, epoch = unseen_accuracy(model), epoch + 1
     return {"seconds": seconds, "accuracy": accuracy, "epoch": epoch}
