@@ -21,7 +21,7 @@ NEVER_S = 10
 
 
 class Echo(BaseHTTPRequestHandler):
-    """Answers with the body as JSON; refuses `no`, takes its time for `slow` and `never`, closes the connection for `bye`."""
+    """Answers with the body as JSON; refuses `no`, is late for `slow` and `never`, closes the connection for `bye`."""
 
     protocol_version = "HTTP/1.1"
 
