@@ -35,9 +35,10 @@ SECONDS: dict[str, float] = {
     "deep_dives/inside_an_llm_server": 150,
 }
 SECONDS_OF_OTHERS = 240
-# Each takes two to four minutes, and no lesson builds on it: only `make test-all` and `make notebooks` run them.
+# Each takes one to four minutes, and no lesson builds on it: only `make test-all` and `make notebooks` run them.
 # `make test` tries their exercises, and the rules for all notebooks.
 ONLY_WITH_LONG = {
+    "deep_dives/actor_patterns",
     "deep_dives/fine_tuning_with_lora",
     "deep_dives/inside_an_llm_server",
     "deep_dives/memory_under_pressure",

@@ -238,6 +238,7 @@ async def text_of(server: Any, prompt: str, **options: Any) -> str:
     return "".join([piece["text"] async for piece in response])
 
 
+@pytest.mark.long
 def test_answers_of_the_server_together_equal_those_alone(server: Any, tokenizer: Any, prompts: list) -> None:
     requests = [(tokenizer.decode(p), {"max_new_tokens": 6 + i, "temperature": i % 2, "seed": i})
                 for i, p in enumerate(prompts[:12])]  # fmt: skip
@@ -249,6 +250,7 @@ def test_answers_of_the_server_together_equal_those_alone(server: Any, tokenizer
     assert asyncio.run(ask(True)) == asyncio.run(ask(False))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("clients", "most"), [(4, 0.9), (12, 0.4)])
 def test_clients_that_leave_free_their_slots(server: Any, clients: int, most: float) -> None:
     """With 12 clients, 8 wait when they leave, and are never begun."""

@@ -127,7 +127,7 @@ def test_versions_of_the_course(name: str) -> None:
 
 def test_ray_comes_with_the_libraries_of_the_course() -> None:
     (ray,) = [r for r in DIRECT if r.name == "ray"]
-    assert ray.extras == {"default", "data", "train", "tune", "serve"}
+    assert ray.extras == {"default", "data", "train", "tune", "serve", "rllib"}
 
 
 @pytest.mark.parametrize("python", SUPPORTED)

@@ -329,7 +329,7 @@ class Hanging(service.Model.func_or_class):
         return os.getpid()
 
 
-@pytest.mark.parametrize("method", ["predict", "predict_batched"])
+@pytest.mark.parametrize("method", ["predict_batched", pytest.param("predict", marks=pytest.mark.long)])
 def test_replica_whose_calculation_hangs_is_replaced(serve_port: int, method: str) -> None:
     """Nothing fails in it, so only Serve's time limit for `check_health` can notice."""
     soon = {"health_check_period_s": 0.5, "health_check_timeout_s": 1, "graceful_shutdown_timeout_s": 1}
