@@ -43,7 +43,7 @@ try-spark: $(READY)
 	-@$(MAKE) --no-print-directory spark
 
 # The notebooks of solutions run in make test-all; tests of the exercises run each solution's cells.
-test: try-llm try-spark ## set up if needed, then the tests, all lessons and the reference, offline; an hour
+test: try-llm try-spark ## set up if needed, then the tests, all lessons and the field guide, offline; an hour
 	$(PYTEST) $(NBMAKE) tests notebooks/[0-9]*.ipynb notebooks/deep_dives notebooks/reference
 
 test-fast: $(READY) ## under a minute: helpers and static checks of the notebooks

@@ -220,6 +220,7 @@ def lines(
     ylabel: str,
     markers: bool = True,
     limits: Mapping[str, float] | None = None,
+    events: Mapping[str, float] | None = None,
     log: bool = False,
 ) -> None:
     """Show one or more curves.
@@ -232,6 +233,7 @@ def lines(
         markers: whether each value gets a mark; without, curves of many values
             are told apart by their dashes. Each curve's name stands at its right end.
         limits: name -> height of a dashed horizontal line, in the unit of the vertical axis.
+        events: name -> place of a dashed vertical line, in the unit of the horizontal axis.
         log: whether both axes are logarithmic, to the base 2.
 
     Raises:
@@ -255,6 +257,13 @@ def lines(
         axes.axhline(height, color="grey", linestyle="--", linewidth=0.8)
         labels.append((height, name, "dimgrey"))
         said.append(f"a dashed line at {name}")
+    for name, place in (events or {}).items():
+        axes.axvline(place, color="grey", linestyle="--", linewidth=0.8)
+        axes.annotate(
+            name, (place, 0.02), (4, 0), xycoords=("data", "axes fraction"), textcoords="offset points",
+            color="dimgrey", fontsize=9,
+        )  # fmt: skip
+        said.append(f"{name} at {place:z.3g}")
     if log:
         axes.set_xscale("log", base=2)
         axes.set_yscale("log", base=2)
@@ -389,6 +398,42 @@ def images(pictures: Sequence[np.ndarray], captions: Sequence[str], title: str, 
     figure.suptitle(title, x=0.01, ha="left", fontsize="medium")
     said = "; ".join(caption.replace("\n", ", ") for caption in captions)
     show(figure, f"{len(pictures)} pictures. {title}. {said}.")
+
+
+def cart_poles(observations: Sequence[np.ndarray], captions: Sequence[str], title: str) -> None:
+    """Show moments of Gymnasium's CartPole beside each other: the cart, the pole on it, and the ends of the track.
+
+    Args:
+        observations: arrays of shape (4,): position in metres, speed, angle in radians (to the right), its speed.
+        captions: one text for each moment.
+        title: what the reader should see.
+
+    Raises:
+        ValueError: the numbers of observations and captions differ, or there are none.
+
+    Source: written for this course.
+    """
+    if len(observations) != len(captions) or not captions:
+        raise ValueError(
+            "cart_poles needs a caption for each observation, and at least one, "
+            f"but got {len(observations)} and {len(captions)}."
+        )
+    with plt.rc_context(STYLE):
+        figure, grid = plt.subplots(1, len(captions), figsize=(1.9 * len(captions), 1.8), squeeze=False)
+    for axes, (position, _, angle, _), caption in zip(grid.flat, observations, captions, strict=True):
+        axes.plot([-2.4, 2.4], [0, 0], color=COLOURS[7], linewidth=1)
+        axes.plot([position - 0.35, position + 0.35], [0.1, 0.1], color=COLOURS[0], linewidth=9, solid_capstyle="butt")
+        tip = position + 2 * np.sin(angle), 0.2 + 2 * np.cos(angle)
+        axes.plot([position, tip[0]], [0.2, tip[1]], color=COLOURS[5], linewidth=3)
+        axes.set(xlim=(-3, 3), ylim=(-0.3, 2.6), aspect="equal")
+        axes.set_title(caption, fontsize=8)
+        axes.axis("off")
+    figure.suptitle(title, x=0.01, ha="left", fontsize="medium")
+    said = "; ".join(
+        f"{caption}: the cart at {position:z.1f} m, the pole at {np.degrees(angle):z.0f} degrees"
+        for caption, (position, _, angle, _) in zip(captions, observations, strict=True)
+    )
+    show(figure, f"A cart with a pole at {len(captions)} moments. {title}. {said}.")
 
 
 def confusion(matrix: np.ndarray, classes: Sequence[str], title: str) -> None:

@@ -33,10 +33,11 @@ SECONDS: dict[str, float] = {
     "deep_dives/planning_six_billion": 220,
     "deep_dives/fine_tuning_with_lora": 220,
     "deep_dives/inside_an_llm_server": 150,
+    "deep_dives/reinforcement_learning": 180,
 }
 SECONDS_OF_OTHERS = 240
 # Each takes one to four minutes, and no lesson builds on it: only `make test-all` and `make notebooks` run them.
-# `make test` tries their exercises, and the rules for all notebooks.
+# `make test` tries those of their exercises that need no Ray, and the rules for all notebooks.
 ONLY_WITH_LONG = {
     "deep_dives/actor_patterns",
     "deep_dives/fine_tuning_with_lora",
@@ -45,8 +46,10 @@ ONLY_WITH_LONG = {
     "deep_dives/one_core_well_used",
     "deep_dives/operating_a_service",
     "deep_dives/planning_six_billion",
+    "deep_dives/reinforcement_learning",
     "deep_dives/the_others_in_detail",
     "deep_dives/trusting_asha",
+    "reference/older_code",
 }
 
 # Notebooks that take what an earlier one left in results/, and what is shipped where it left nothing.
@@ -73,6 +76,7 @@ CLUSTER = "09_from_laptop_to_cluster"
 DEBUGGING = "10_debugging_and_faults"
 OTHERS = "11_ray_and_the_others"
 DETAIL = "deep_dives/the_others_in_detail"
+LEARNING = "deep_dives/reinforcement_learning"
 CELL = r"[\d.]+ \([^)]*\) +"  # of a table there: a median, and its range
 CAPSTONE = "12_capstone"
 
@@ -394,6 +398,14 @@ EXPECTATIONS: list[Expectation] = [
     Expectation("05_tune_asha", "restore", r"(\d+) of them trained", "ended trials that ran again", equals="0"),
     Expectation("05_tune_asha", "restore", r"ended at last: (\d+ of \d+)", "trials that ended", equals="8 of 8"),
     Expectation("05_tune_asha", "restore", r"(\d+) after 8 epochs", "trials that ASHA let pass", at_least=1),
+    Expectation(LEARNING, "first-result", r"stood for (\d+) steps", "the untrained policy", at_least=12, at_most=60),
+    Expectation(LEARNING, "at-random", r"random: (\d+) steps", "pushing at random", at_least=12, at_most=40),
+    Expectation(LEARNING, "learn", r"(?m)^ +\d+ +[\d.]+ +\d+ +(1) +0$", "the runners after the kill", equals="1"),
+    Expectation(LEARNING, "learn", r"([\d,]+) steps in", "the steps until it stands", at_most=118_000),
+    Expectation(LEARNING, "trained", r"trained: +(\d+) steps", "the trained policy", at_least=400),
+    Expectation(LEARNING, "checkpoint", r"same returns: (\w+)", "the loaded policy", equals="True"),
+    Expectation(LEARNING, "weights", r"of the file: (\d+)", "a new network with the weights", at_least=400),
+    Expectation(LEARNING, "runners", r"two runners: ([\d.]+) times", "the gain by a second runner", at_least=1.3),
     Expectation(TRUSTING, "same-curves", r"(\d+ of \d+) config", "the same settings", equals="20 of 20"),
     # Measured with another processor's instructions: 0.0062 on average, 0.0030 in epochs 3 to 6.
     Expectation(TRUSTING, "same-curves", r"([\d.]+) on average", "the difference of the curves", at_most=0.015),

@@ -27,6 +27,8 @@ DROPPED = (
     r"(?m)^.*\tWARNING dataset\.py:\d+ -- Warning: The Ray cluster currently does not have any available CPUs.*\n?",
     # An actor that Tune had asked for, and no longer needs because a trial has left its own.
     r"(?m)^\[[^\]\n]* E \d+ \d+\] core_worker\.cc:\d+: Failed to register actor\. .*Actor creation cancelled.*\n?",
+    # RLlib stores the arguments of its env runners, and keeps them as long as these can be restarted.
+    r"(?m)^\[[^\]\n]* E \d+ \d+\] core_worker\.cc:\d+: .*arguments in the object store and max_restarts.*\n?",
     # Notebook 10 leaves this exception unfetched on purpose; Ray reports it in whichever cell runs some seconds later.
     r"(?m)^.*\tERROR worker\.py:\d+ -- Unhandled error .*ray::coat;55\(\).*\n(?: .*\n)*ValueError: .*\n?",
     r"(?m)^.*\tINFO packaging\.py:\d+ -- .*\n?",  # the names of folders that are sent to a cluster

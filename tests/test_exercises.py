@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import nbformat
 import numpy as np
 import pytest
@@ -64,6 +65,7 @@ from tests.exercise_answers import (
     one_core_well_used,
     operating_a_service,
     planning_six_billion,
+    reinforcement_learning,
     trusting_asha,
 )
 from tests.notebook_outputs import is_solution, notebook_name
@@ -92,6 +94,7 @@ ANSWERS = {
     "deep_dives/fine_tuning_with_lora": fine_tuning_with_lora,
     "deep_dives/inside_an_llm_server": inside_an_llm_server,
     "12_capstone": n12,
+    "deep_dives/reinforcement_learning": reinforcement_learning,
 }
 EXERCISES = {
     (notebook, number): (check, module.WRONG[number, check], module.RIGHT[number, check])
@@ -122,6 +125,7 @@ NEEDS_RAY = {
     "pipeline",
     "in_bundles",
     "combine_all",
+    "gather",
 }
 RAY_MODULES = ("tasks_and_actors", "actor_patterns", "object_store", "memory_under_pressure", "cluster", "debugging")
 # Their answers are made when Serve runs.
@@ -136,7 +140,7 @@ OF_SERVE = (
 )
 STORAGE = tempfile.TemporaryDirectory()  # where a notebook keeps its runs
 # Where Ray runs for each answer, make test tries the solution and so many wrong (1) and other right (2) answers, and
-# make test-all tries them all.
+# make test-all tries them all, and what needs Ray in the deep dives, which run there, too.
 MANY = {1: 1, 2: 0}
 # Each of these takes 10 to 50 seconds, because it trains, starts replicas, or needs another node.
 FEWER = dict.fromkeys(
@@ -171,6 +175,19 @@ def short_name(notebook: str) -> str:
     return Path(notebook).name if "/" in notebook else notebook[:2]
 
 
+def left_out(notebook: str, check: Callable, place: int, which: int) -> bool:
+    """Whether make test leaves this answer to make test-all."""
+    return needs_ray(check) and ("/" in notebook or place >= FEWER.get(check, MANY)[which])
+
+
+def exercises(long: tuple[Callable, ...] = ()) -> list[Any]:
+    """A test for each exercise; those of deep dives that need Ray, and these, run in make test-all only."""
+    return [
+        pytest.param(*key, marks=[pytest.mark.long] if check in long or ("/" in key[0] and needs_ray(check)) else [])
+        for key, (check, _, _) in EXERCISES.items()
+    ]
+
+
 def cases(which: int) -> list[Any]:
     """A test for each wrong (1) or right (2) answer, with a name that finds it in its module."""
     return [
@@ -178,7 +195,7 @@ def cases(which: int) -> list[Any]:
             exercise[0],
             case,
             id=f"{short_name(notebook)}-{number}-{named(case[0] if which == 1 else case, place)}",
-            marks=[pytest.mark.long] if needs_ray(exercise[0]) and place >= FEWER.get(exercise[0], MANY)[which] else [],
+            marks=[pytest.mark.long] if left_out(notebook, exercise[0], place, which) else [],
         )
         for (notebook, number), exercise in EXERCISES.items()
         for place, case in enumerate(exercise[which])
@@ -282,6 +299,7 @@ def verdict_of_cells(answer: str, check_cell: str, check: Callable) -> Verdict:
     }
     # What the cells of 06 above its exercises have imported; None: the url of the check's own.
     names.update(url=None, FastAPI=FastAPI, BaseModel=BaseModel)
+    names.update(gym=gym)  # of the deep dive on reinforcement learning
     # Those of 08.
     names.update(threading=threading)
     names.update(AutoModelForCausalLM=AutoModelForCausalLM, AutoTokenizer=AutoTokenizer, PeftModel=PeftModel)
@@ -293,7 +311,7 @@ def verdict_of_cells(answer: str, check_cell: str, check: Callable) -> Verdict:
     return names["verdict"]
 
 
-@pytest.mark.parametrize(("notebook", "number"), EXERCISES)
+@pytest.mark.parametrize(("notebook", "number"), exercises())
 def test_stub_is_not_solved_yet(services: Callable, notebook: str, number: int) -> None:
     check = EXERCISES[notebook, number][0]
     services(check, answered=False)
@@ -303,7 +321,8 @@ def test_stub_is_not_solved_yet(services: Callable, notebook: str, number: int) 
     assert "Ray is not running" not in found.message
 
 
-@pytest.mark.parametrize(("notebook", "number"), EXERCISES)
+# The last step of the capstone runs those before it.
+@pytest.mark.parametrize(("notebook", "number"), exercises(long=(capstone.search, capstone.service)))
 def test_solution_is_right(services: Callable, notebook: str, number: int) -> None:
     check = EXERCISES[notebook, number][0]
     services(check)

@@ -123,6 +123,10 @@ DRAWN: dict[str, tuple[Callable[[], None], tuple[str, ...]]] = {
         lambda: plots.images([np.zeros((4, 4))] * 7, [f"bag\n{i}" for i in range(7)], "Bags"),
         ("7 pictures", "Bags", "bag, 6"),
     ),
+    "cart_poles": (
+        lambda: plots.cart_poles([np.array([0.5, 0, np.pi / 18, 0])] * 2, ["step 0", "step 9"], "It leans"),
+        ("2 moments", "It leans", "step 9: the cart at 0.5 m, the pole at 10 degrees"),
+    ),
     "confusion": (
         lambda: plots.confusion(np.array([[8, 2], [1, 9]]), ["coat", "bag"], "Mistakes"),
         ("17 of 20", "coat taken for bag, 2 times"),
@@ -219,6 +223,18 @@ def test_limits_and_logarithms_are_told(shown: list[Any]) -> None:
     alt = DisplayFormatter().format(shown[0])[1]["image/png"]["alt"]
     assert "need goes from 32 to 16" in alt
     assert "a dashed line at 24 GB" in alt
+
+
+def test_events_are_told(shown: list[Any]) -> None:
+    plots.lines({"return": ([1, 2, 3], [20, 90, 400])}, "Learning", "round", "steps", events={"runner killed": 2})
+    assert "runner killed at 2" in alt_text(shown)
+
+
+def test_moments_of_a_cart_need_a_caption_each(shown: list[Any]) -> None:
+    with pytest.raises(ValueError, match="got 1 and 2"):
+        plots.cart_poles([np.zeros(4)], ["one", "two"], "Two captions")
+    with pytest.raises(ValueError, match="got 0 and 0"):
+        plots.cart_poles([], [], "None")
 
 
 def alt_text(shown: list[Any]) -> str:

@@ -232,8 +232,8 @@ def test_long_notebooks_are_left_out_unless_asked_for(tmp_path: Path, options: t
 
 
 @pytest.mark.fast
-def test_only_deep_dives_that_exist_are_left_out() -> None:
-    assert {name.partition("/")[0] for name in expectations.ONLY_WITH_LONG} == {"deep_dives"}
+def test_no_lesson_is_left_out() -> None:
+    assert {name.partition("/")[0] for name in expectations.ONLY_WITH_LONG} == {"deep_dives", "reference"}
     missing = [n for n in expectations.ONLY_WITH_LONG if not (REPOSITORY / "notebooks" / f"{n}.ipynb").is_file()]
     assert missing == []
 
