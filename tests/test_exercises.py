@@ -321,8 +321,8 @@ def test_stub_is_not_solved_yet(services: Callable, notebook: str, number: int) 
     assert "Ray is not running" not in found.message
 
 
-# The last step of the capstone runs those before it.
-@pytest.mark.parametrize(("notebook", "number"), exercises(long=(capstone.search, capstone.service)))
+# The last step of the capstone runs those before it, and takes as long as all of them.
+@pytest.mark.parametrize(("notebook", "number"), exercises(long=(capstone.pipeline,)))
 def test_solution_is_right(services: Callable, notebook: str, number: int) -> None:
     check = EXERCISES[notebook, number][0]
     services(check)

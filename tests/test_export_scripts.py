@@ -147,6 +147,7 @@ def run_script(name: str, folder: Path, **variables: str) -> float:
     return float(found[-1])
 
 
+@pytest.mark.long  # test_script_as_a_job runs another one in make test
 def test_a_script_runs(tmp_path: Path) -> None:
     _, low, high = ENDS["train_fashion_mnist"]
     assert low <= run_script("train_fashion_mnist", tmp_path, RAY_COURSE_SETTINGS=SMALL) <= high
