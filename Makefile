@@ -9,7 +9,7 @@ LLM := .venv-llm/.ready
 SPARK := .venv/.spark
 # One notebook, or all: make notebooks ONLY=notebooks/01_tasks_and_actors.ipynb
 ONLY ?= notebooks
-SECONDS_PER_CELL ?= 240
+SECONDS_PER_CELL ?= 480
 # To edit the course itself: make lab FOLDER=notebooks
 FOLDER ?= work
 # Offline, where the system has network namespaces: what passes needs no internet.
