@@ -401,6 +401,7 @@ EXPECTATIONS: list[Expectation] = [
     Expectation(LEARNING, "first-result", r"stood for (\d+) steps", "the untrained policy", at_least=12, at_most=60),
     Expectation(LEARNING, "at-random", r"random: (\d+) steps", "pushing at random", at_least=12, at_most=40),
     Expectation(LEARNING, "own-runners", r"0 0 1 1\] stood for \[(\d+), ", "four good numbers", at_least=60),
+    Expectation(LEARNING, "random-search", r"40 episodes: (\d+) steps", "what luck finds", at_least=60),
     Expectation(LEARNING, "actors", r"in this process: (\w+)", "the learner", equals="True"),
     Expectation(LEARNING, "learn", r"(?m)^ +\d+ +[\d.]+ +\d+ +\w+ +(1) +0$", "the runners after the kill", equals="1"),
     Expectation(LEARNING, "learn", r"([\d,]+) steps in", "the steps until it stands", at_most=118_000),
