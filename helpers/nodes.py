@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -70,7 +71,7 @@ class Node:
 _nodes: list[Node] = []
 
 
-def ray_start(options: str) -> Node:
+def ray_start(options: str, variables: Mapping[str, str] | None = None) -> Node:
     """Run `ray start` with these options, as in a terminal, and wait until the node is up.
 
     What several nodes on one machine need besides is added: they listen on 127.0.0.1, share the machine's memory
@@ -83,6 +84,7 @@ def ray_start(options: str) -> Node:
     Args:
         options: as in a shell, such as "--head --num-cpus=4 --labels=machine=desk" or "--address=127.0.0.1:6379
             --resources='{"camera": 1}'".
+        variables: of the environment, for this node only.
 
     Returns:
         The node; `node.address` is what the next one joins.
@@ -108,19 +110,21 @@ def ray_start(options: str) -> Node:
     print(f"$ ray start {options}", flush=True)
     token_for_its_owner()
     started = time.monotonic()
-    node, said = _start(options, given, address)
+    node, said = _start(options, given, address, variables)
     for _ in range(MORE_TRIES):
         if STARTED in said or TOO_SLOW not in said:
             break
         print("  the machine was too busy for Ray's 30 seconds; once more", flush=True)
-        node, said = _start(options, given, address)
+        node, said = _start(options, given, address, variables)
     if STARTED not in said:
         raise RuntimeError(f"`ray start {options}` did not start a node. It said: {_reason(said)}")
     print(f"  up after {time.monotonic() - started:.0f} s", flush=True)
     return node
 
 
-def _start(options: str, given: list[str], address: str | None) -> tuple[Node, str]:
+def _start(
+    options: str, given: list[str], address: str | None, variables: Mapping[str, str] | None
+) -> tuple[Node, str]:
     """Try to start a node; returns it, and what it said until it was up or had failed. No address: a head."""
     added = ["--block", "--node-ip-address=127.0.0.1"]
     dashboard, folder = None, ""
@@ -134,7 +138,7 @@ def _start(options: str, given: list[str], address: str | None) -> tuple[Node, s
         address, dashboard = f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard_port}"
         added += [f"--port={port}", f"--dashboard-port={dashboard_port}", f"--temp-dir={folder}"]
         added.append("--disable-usage-stats")
-    node = Node(options, address, dashboard, _guarded(["start", *given, *added], folder))
+    node = Node(options, address, dashboard, _guarded(["start", *given, *added], folder, variables))
     _nodes.append(node)
     said = _wait(node._process)
     if STARTED not in said:
@@ -161,10 +165,13 @@ def guard() -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _guarded(arguments: list[str], folder: str) -> subprocess.Popen[bytes]:
+def _guarded(
+    arguments: list[str], folder: str, variables: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
     """Start `ray` with these arguments under a guard; its output is in a pipe."""
     programs = Path(sys.executable).parent
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    environment.update(variables or {})
     environment.setdefault("RAY_AUTH_MODE", "token")
     # Jobs start programs such as `python` by their names, and must find those of this environment.
     environment["PATH"] = os.pathsep.join([str(programs), environment.get("PATH", "")])

@@ -40,6 +40,7 @@ SECONDS_OF_OTHERS = 240
 # `make test` tries those of their exercises that need no Ray, and the rules for all notebooks.
 ONLY_WITH_LONG = {
     "deep_dives/actor_patterns",
+    "deep_dives/autoscaling",
     "deep_dives/fine_tuning_with_lora",
     "deep_dives/inside_an_llm_server",
     "deep_dives/memory_under_pressure",
