@@ -27,6 +27,7 @@ PATIENCE_S = 150.0  # seconds for a start; an idle 2-core machine takes 5 to 15
 GCS_PORT, DASHBOARD_PORT = 6379, 8265  # what readers expect; another one where they are taken
 STORE_BYTES = 200_000_000
 # Python adds the folder of the script that runs to its path, so the guard is started with -c.
+FOLDER_OF_FILE = re.compile(r"(?<=--autoscaling-config=)\S*/")  # nothing that a reader needs to see
 GUARD = "from helpers.nodes import guard; guard()"
 
 
@@ -107,7 +108,7 @@ def ray_start(options: str, variables: Mapping[str, str] | None = None) -> Node:
         if head or node.options == options:
             node.stop()
             _nodes.remove(node)
-    print(f"$ ray start {options}", flush=True)
+    print(f"$ ray start {re.sub(FOLDER_OF_FILE, '', options)}", flush=True)
     token_for_its_owner()
     started = time.monotonic()
     node, said = _start(options, given, address, variables)
@@ -165,9 +166,7 @@ def guard() -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _guarded(
-    arguments: list[str], folder: str, variables: Mapping[str, str] | None = None
-) -> subprocess.Popen[bytes]:
+def _guarded(arguments: list[str], folder: str, variables: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
     """Start `ray` with these arguments under a guard; its output is in a pipe."""
     programs = Path(sys.executable).parent
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}

@@ -33,6 +33,8 @@ NOTHING_TO_SET_UP = {
     "worker_start_ray_commands": [],
 }
 
+_folders: list[tempfile.TemporaryDirectory] = []
+
 
 def head_that_rents(config: str) -> Node:
     """Start the head of a cluster which rents machines by Ray's own autoscaler (version 2, the one that KubeRay uses).
@@ -59,8 +61,9 @@ def head_that_rents(config: str) -> Node:
     kinds, kind = asked["available_node_types"], asked["head_node_type"]
     if kind not in kinds:
         raise ValueError(f"config: head_node_type is {kind!r}, expected one of the types {', '.join(kinds)}.")
-    folder = tempfile.mkdtemp(prefix="rented-")
-    file = Path(folder, "cluster.yaml")
+    folder = tempfile.TemporaryDirectory(prefix="rented-")  # goes when this process ends, and the cluster with it
+    _folders.append(folder)
+    file = Path(folder.name, "cluster.yaml")
     for one in kinds.values():
         one.setdefault("node_config", {})
     port = free_port(GCS_PORT)
@@ -103,7 +106,8 @@ class Landlord(NodeProvider):
             threading.Thread(target=self._start, args=(name, dict(resources)), daemon=True).start()
 
     def _start(self, name: str, resources: dict[str, float]) -> None:
-        options = f"--address={self.provider_config['address']} --num-cpus={resources.pop('CPU', 0):g} --labels=machine={name}"
+        cpus = resources.pop("CPU", 0)
+        options = f"--address={self.provider_config['address']} --num-cpus={cpus:g} --labels=machine={name}"
         if gpus := resources.pop("GPU", 0):
             options += f" --num-gpus={gpus:g}"
         if resources:

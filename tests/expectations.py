@@ -34,6 +34,7 @@ SECONDS: dict[str, float] = {
     "deep_dives/fine_tuning_with_lora": 220,
     "deep_dives/inside_an_llm_server": 150,
     "deep_dives/reinforcement_learning": 180,
+    "deep_dives/autoscaling": 300,  # it waits for machines to be idle
 }
 SECONDS_OF_OTHERS = 240
 # Each takes one to four minutes, and no lesson builds on it: only `make test-all` and `make notebooks` run them.

@@ -40,8 +40,8 @@ def _judge(answer: Callable[[float, float], bool]) -> Verdict:
     cpus = _cpus()
     if got is not True:
         hint = (
-            f"The cluster may have {SMALL} CPUs, and had {cpus:g} at the end. Ask with request_resources, count the CPUs "
-            "of the whole cluster, and return True when they are there."
+            f"The cluster may have {SMALL} CPUs, and had {cpus:g} at the end. Ask with request_resources, count the "
+            "CPUs of the whole cluster, and return True when they are there."
         )
         return not_right(f"{got!r} for {SMALL} CPUs", "True", hint)
     if cpus < SMALL:
