@@ -18,7 +18,7 @@ NBMAKE = --nbmake --nbmake-timeout $(SECONDS_PER_CELL)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help lab work llm spark test test-fast test-all notebooks scripts rehearse bench lock clean
+.PHONY: help lab work llm spark test test-fast test-all notebooks scripts rehearse gpu-check bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ scripts: $(READY) ## export the core of lessons 04, 05 and 07 to scripts/
 
 rehearse: $(READY) ## a few steps of a GPT-J as wide as the 6B model; takes minutes and most of the memory
 	$(BIN)/python tools/rehearse.py $(ARGS)
+
+gpu-check: $(READY) ## lessons 04, 07 and 08 on one GPU, ten minutes; the table goes to benchmarks/gpu
+	$(BIN)/python -m tools.gpu_check $(ARGS)
 
 bench: $(READY) ## measure the course beside other ways, half an hour on two cores; ARGS="store serving" for some groups
 	$(BIN)/python -m benchmarks $(ARGS)
