@@ -76,7 +76,8 @@ def head_that_rents(config: str) -> Node:
         "RAY_CLOUD_INSTANCE_ID": HEAD,
         "RAY_NODE_TYPE_NAME": kind,
     }
-    options = f"--head --num-cpus={cpus:g} --port={port} --labels=machine={kind}"
+    # Without a dashboard, a start takes less time and memory; `ray status` does not need it.
+    options = f"--head --num-cpus={cpus:g} --port={port} --labels=machine={kind} --include-dashboard=false"
     return ray_start(f"{options} --autoscaling-config={shlex.quote(str(file))}", variables)
 
 
@@ -90,6 +91,7 @@ class Landlord(NodeProvider):
         self._nodes: dict[str, Node] = {}
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
+        self._starting = threading.Lock()  # two at once would slow each other down, beyond Ray's 30 seconds for a start
 
     def create_node_with_resources_and_labels(
         self,
@@ -117,7 +119,8 @@ class Landlord(NodeProvider):
             "RAY_NODE_TYPE_NAME": self._tags[name][TAG_RAY_USER_NODE_TYPE],
         }
         try:
-            node = ray_start(options, variables)
+            with self._starting:
+                node = ray_start(options, variables)
         except (RuntimeError, ConnectionError) as error:
             print(f"{name} could not be had: {error}", flush=True)
             self._tags.pop(name, None)

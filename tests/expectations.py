@@ -79,6 +79,7 @@ DEBUGGING = "10_debugging_and_faults"
 OTHERS = "11_ray_and_the_others"
 DETAIL = "deep_dives/the_others_in_detail"
 LEARNING = "deep_dives/reinforcement_learning"
+SCALING = "deep_dives/autoscaling"
 CELL = r"[\d.]+ \([^)]*\) +"  # of a table there: a median, and its range
 CAPSTONE = "12_capstone"
 
@@ -411,6 +412,16 @@ EXPECTATIONS: list[Expectation] = [
     Expectation(LEARNING, "checkpoint", r"same returns: (\w+)", "the loaded policy", equals="True"),
     Expectation(LEARNING, "weights", r"of the file: (\d+)", "a new network with the weights", at_least=400),
     Expectation(LEARNING, "runners", r"two runners: ([\d.]+) times", "the gain by a second runner", at_least=1.3),
+    Expectation(SCALING, "grow", r"most CPUs: (\d+)", "what the cluster grew to", equals="5"),
+    Expectation(SCALING, "grow", r"done after (\d+) s", "30 tasks on up to 5 CPUs", at_least=15, at_most=89),
+    Expectation(SCALING, "paid", r"or (\d+)%", "the used share of the rented time", at_least=5, at_most=90),
+    Expectation(SCALING, "loop", r"ran: \{(.*)\}", "the machines while the loop ran", equals="'desk'"),
+    Expectation(SCALING, "ask", r"3 CPUs: (\d) mach", "the machines that were asked for", equals="2"),
+    Expectation(SCALING, "keeps", r"an actor: (\d) mach", "the machine with an idle actor", equals="2"),
+    Expectation(SCALING, "keeps", r"its object: (\d) mach", "the machine with an object", equals="2"),
+    Expectation(SCALING, "keeps", r"neither: (\d) mach", "the machine with nothing", equals="1"),
+    Expectation(SCALING, "impossible", r"after 8 s: (\d)", "tasks for which no type fits", equals="0"),
+    Expectation(SCALING, "impossible", r"('GPU': 1\.0)", "the demand in ray status", equals="'GPU': 1.0"),
     Expectation(TRUSTING, "same-curves", r"(\d+ of \d+) config", "the same settings", equals="20 of 20"),
     # Measured with another processor's instructions: 0.0062 on average, 0.0030 in epochs 3 to 6.
     Expectation(TRUSTING, "same-curves", r"([\d.]+) on average", "the difference of the curves", at_most=0.015),
