@@ -69,7 +69,7 @@ def test_a_start_that_was_too_slow_is_tried_twice_more(
     monkeypatch.setattr(
         nodes,
         "_guarded",
-        lambda arguments, folder: subprocess.Popen(
+        lambda arguments, folder, variables: subprocess.Popen(
             [sys.executable, "-c", "print('Exception: The current node timed out during startup.')"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
