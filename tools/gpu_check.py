@@ -34,7 +34,7 @@ from helpers.session import free_port, ray_options
 REPOSITORY = Path(__file__).resolve().parent.parent
 FOLDER = REPOSITORY / "benchmarks" / "gpu"
 GB = 1e9
-BATCH, EPOCHS = 64, 2
+BATCH, IMAGES, EPOCHS = 64, 4000, 2  # as many as one core gets through in a minute
 STEPS, WIDE_BLOCK, WIDE_BATCH = 6, 512, 8  # of GPT-J; at most 10 steps
 LAYERS = 8  # by default; a checkpoint of the whole model would take ten minutes to write
 # Of each parameter: weights and gradients in 16 bits, and Adam's three numbers in 32; a checkpoint has no gradients.
@@ -109,10 +109,10 @@ def images(on_gpu: bool) -> list[Row]:
             at_least=3 if on_gpu else None,
         ),
         row(
-            f"04: accuracy after {EPOCHS} epochs, trained on the device or on one core",
+            f"04: accuracy after {EPOCHS} epochs of {IMAGES:,} images, trained on the device or on one core",
             "share of the test images",
             {"device": [device["accuracy"]], "core": [core["accuracy"]]},
-            at_least=0.97,
+            at_least=0.95,
             note="The same weights at the start; the order of sums differs between the devices.",
         ),
     ]
@@ -126,7 +126,7 @@ def train_images(use_gpu: bool) -> dict[str, float]:
         trainer = ray.train.torch.TorchTrainer(
             image_worker,
             train_loop_config={},
-            datasets={"train": ray_dataset()},
+            datasets={"train": ray_dataset().limit(IMAGES)},
             scaling_config=ray.train.ScalingConfig(
                 num_workers=1, use_gpu=use_gpu, resources_per_worker={"CPU": 1, "GPU": int(use_gpu)}
             ),
