@@ -49,6 +49,13 @@ def test_rows_of_the_stages() -> None:
 
 
 @pytest.mark.fast
+def test_format_of_a_card() -> None:
+    assert gpu_check.format_of_card((8, 6)) == gpu_check.format_of_card((12, 0)) == "bf16"
+    assert gpu_check.format_of_card((7, 5)) == "fp16"
+    assert gpu_check.matrix_peak(on_gpu=False, numbers="fp32") > 1e8
+
+
+@pytest.mark.fast
 def test_name_of_a_card_as_a_file() -> None:
     assert gpu_check.file_name("NVIDIA H100 80GB HBM3") == "nvidia-h100-80gb-hbm3"
     assert gpu_check.file_name("../Tesla T4 ") == "tesla-t4"
@@ -59,7 +66,7 @@ def test_everything_up_to_the_device_without_a_gpu() -> None:
     """Six steps of each stage, the images, and the service; on the processor, nothing is stored."""
     stored = sorted((data.REPOSITORY / "benchmarks").rglob("*"))
     command = [sys.executable, "-m", "tools.gpu_check", "--device", "cpu"]
-    done = subprocess.run(command, cwd=data.REPOSITORY, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, cwd=data.REPOSITORY, capture_output=True, text=True, timeout=1400)
     assert done.returncode == 0, done.stderr[-2000:]
     table = done.stdout.rpartition("no GPU;")[2]
     assert table.count("| 04: ") == 2

@@ -29,6 +29,7 @@ from ray import serve
 
 from benchmarks.rows import Row, markdown, row
 from helpers import data
+from helpers.language_models import DTYPES
 from helpers.session import free_port, ray_options
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -197,7 +198,7 @@ def wide_model(on_gpu: bool, layers: int | None = None) -> list[Row]:
     run_cells(names)
     size = names["size"]
     size.workers, size.use_gpu, size.learning_rate = 1, on_gpu, 1e-5
-    names["numbers"] = "bf16" if on_gpu and torch.cuda.get_device_capability() >= (8, 0) else "fp32"
+    names["numbers"] = format_of_card(torch.cuda.get_device_capability()) if on_gpu else "fp32"
     names["StepTimer"] = with_peak(names["StepTimer"])
     results = REPOSITORY / "results"
     results.mkdir(exist_ok=True)
@@ -253,8 +254,8 @@ def rows_of_stages(
         ),
         row(
             f"07: {called}, what a step calculates beside the products of matrices that the device can do",
-            "FLOP per second",
-            {"training": [6 * count * speeds[2, False]], "peak": [peak]},
+            "GFLOP per second",
+            {"training": [6 * count * speeds[2, False] / 1e9], "peak": [peak / 1e9]},
             note="6 FLOP for each parameter and token; the peak is measured with large products in the same format.",
         ),
     ]
@@ -303,10 +304,15 @@ def steps_of(names: dict[str, Any], stage: int, offload: bool, storage: Path) ->
     return metrics
 
 
-def matrix_peak(on_gpu: bool, numbers: str, size: int = 4096) -> float:
-    """FLOP per second of a large product of matrices."""
-    device, dtype = ("cuda", torch.bfloat16) if on_gpu and numbers == "bf16" else ("cpu", torch.float32)
-    size = size * 2 if on_gpu else size // 4
+def format_of_card(capability: tuple[int, int]) -> str:
+    """What a card calculates in: bfloat16 since Ampere, float16 before (NVIDIA's CUDA programming guide)."""
+    return "bf16" if capability >= (8, 0) else "fp16"
+
+
+def matrix_peak(on_gpu: bool, numbers: str) -> float:
+    """FLOP per second of a large product of matrices, in the format of the training."""
+    device, size = ("cuda", 8192) if on_gpu else ("cpu", 1024)
+    dtype = DTYPES[numbers]
     one = torch.ones(size, size, dtype=dtype, device=device)
     seconds = []
     for _ in range(5):
