@@ -43,6 +43,10 @@ def test_rows_of_the_stages() -> None:
     assert offloaded.ratio == 0.25
     assert third.ratio == 0.5
     assert loss.verdict == "at least 0.99: no"
+    worse = {**FOUND, (3, False): {**FOUND[3, False], "eval_loss": 10.5}}
+    assert gpu_check.rows_of_stages(worse, "2 layers", 10**9, 2e13, 1000, on_gpu=True)[2].verdict.endswith("no")
+    equal = {**FOUND, (3, False): {**FOUND[3, False], "eval_loss": 10.05}}
+    assert gpu_check.rows_of_stages(equal, "2 layers", 10**9, 2e13, 1000, on_gpu=True)[2].verdict.endswith("yes")
     assert peak.ratio == pytest.approx(6e9 * 2000 / 2e13)
     assert memory.verdict == "at most 1.3: yes"
     assert len(gpu_check.rows_of_stages(FOUND, "tiny", 10**6, 2e10, 1000, on_gpu=False)) == 4
@@ -53,6 +57,23 @@ def test_format_of_a_card() -> None:
     assert gpu_check.format_of_card((8, 6)) == gpu_check.format_of_card((12, 0)) == "bf16"
     assert gpu_check.format_of_card((7, 5)) == "fp16"
     assert gpu_check.matrix_peak(on_gpu=False, numbers="fp32") > 1e8
+
+
+@pytest.mark.fast
+def test_service_and_its_comparison_fit_on_one_gpu() -> None:
+    """With a whole GPU each, the second one would wait forever."""
+    assert 2 * gpu_check.SHARE_OF_GPU <= 1
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("layers", ["0", "-1", "29"])
+def test_layers_that_cannot_be(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], layers: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpu_check", "--device", "cpu", "--layers", layers])
+    with pytest.raises(SystemExit):
+        gpu_check.main()
+    assert f"--layers is {layers}, expected 1 to 28." in capsys.readouterr().err
 
 
 @pytest.mark.fast
