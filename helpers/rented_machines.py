@@ -37,7 +37,7 @@ _folders: list[tempfile.TemporaryDirectory] = []
 
 
 def head_that_rents(config: str) -> Node:
-    """Start the head of a cluster which rents machines by Ray's own autoscaler (version 2, the one that KubeRay uses).
+    """Start the head of a cluster which rents machines by Ray's own autoscaler (version 2).
 
     Args:
         config: YAML as for `ray up`, without `provider`, `auth` and the commands for setting machines up: the names of
@@ -59,6 +59,8 @@ def head_that_rents(config: str) -> Node:
     if missing := [name for name in needed if name not in asked]:
         raise ValueError(f"config: expected {', '.join(needed)}, but {', '.join(missing)} is missing.")
     kinds, kind = asked["available_node_types"], asked["head_node_type"]
+    if not isinstance(kinds, dict) or not all(isinstance(one, dict) for one in kinds.values()):
+        raise ValueError(f"config: available_node_types is {kinds!r}, expected a name and settings for each type.")
     if kind not in kinds:
         raise ValueError(f"config: head_node_type is {kind!r}, expected one of the types {', '.join(kinds)}.")
     folder = tempfile.TemporaryDirectory(prefix="rented-")  # goes when this process ends, and the cluster with it
@@ -102,32 +104,30 @@ class Landlord(NodeProvider):
         labels: dict[str, str],
     ) -> None:
         with self._lock:
-            names = [f"{tags[TAG_RAY_USER_NODE_TYPE]}-{next(self._numbers)}" for _ in range(count)]
+            kind = tags[TAG_RAY_USER_NODE_TYPE]
+            names = [f"{kind}-{next(self._numbers)}" for _ in range(count)]
             self._tags.update({name: dict(tags) for name in names})
         for name in names:
-            threading.Thread(target=self._start, args=(name, dict(resources)), daemon=True).start()
+            threading.Thread(target=self._start, args=(name, kind, dict(resources)), daemon=True).start()
 
-    def _start(self, name: str, resources: dict[str, float]) -> None:
+    def _start(self, name: str, kind: str, resources: dict[str, float]) -> None:
         cpus = resources.pop("CPU", 0)
         options = f"--address={self.provider_config['address']} --num-cpus={cpus:g} --labels=machine={name}"
         if gpus := resources.pop("GPU", 0):
             options += f" --num-gpus={gpus:g}"
         if resources:
             options += f" --resources={shlex.quote(json.dumps(resources))}"
-        variables = {
-            "RAY_CLOUD_INSTANCE_ID": name,
-            "RAY_NODE_TYPE_NAME": self._tags[name][TAG_RAY_USER_NODE_TYPE],
-        }
-        try:
-            with self._starting:
-                node = ray_start(options, variables)
-        except (RuntimeError, ConnectionError) as error:
-            print(f"{name} could not be had: {error}", flush=True)
-            self._tags.pop(name, None)
-            return
-        self._nodes[name] = node
+        variables = {"RAY_CLOUD_INSTANCE_ID": name, "RAY_NODE_TYPE_NAME": kind}
+        with self._starting:
+            if name not in self._tags:  # given back before its turn came
+                return
+            try:
+                self._nodes[name] = ray_start(options, variables)
+            except (RuntimeError, ConnectionError) as error:
+                print(f"{name} could not be had: {error}", flush=True)
+                self._tags.pop(name, None)
         if name not in self._tags:  # given back before it was up
-            node.stop()
+            self.terminate_node(name)
 
     def non_terminated_nodes(self, tag_filters: dict[str, str]) -> list[str]:
         tags = dict(self._tags)

@@ -418,6 +418,7 @@ EXPECTATIONS: list[Expectation] = [
     Expectation(SCALING, "loop", r"ran: \{(.*)\}", "the machines while the loop ran", equals="'desk'"),
     Expectation(SCALING, "ask", r"3 CPUs: (\d) mach", "the machines that were asked for", equals="2"),
     Expectation(SCALING, "keeps", r"an actor: (\d) mach", "the machine with an idle actor", equals="2"),
+    Expectation(SCALING, "keeps", r"Active:\n 1 (\w+)\n", "the machine that is kept", equals="rented"),
     Expectation(SCALING, "keeps", r"its object: (\d) mach", "the machine with an object", equals="2"),
     Expectation(SCALING, "keeps", r"neither: (\d) mach", "the machine with nothing", equals="1"),
     Expectation(SCALING, "impossible", r"after 8 s: (\d)", "tasks for which no type fits", equals="0"),

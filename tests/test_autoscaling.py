@@ -34,6 +34,10 @@ available_node_types:
     [
         ("desk", "expected YAML with keys and values, found str"),
         ("cluster_name: a\nmax_workers: 1", "head_node_type, available_node_types is missing"),
+        (
+            CONFIG.partition("available")[0] + "available_node_types: [desk]",
+            r"is \['desk'\], expected a name and settings",
+        ),
         (CONFIG.replace("head_node_type: desk", "head_node_type: cellar"), "expected one of the types desk, rented"),
     ],
 )
@@ -50,10 +54,12 @@ def growing_cluster() -> Iterator[None]:
     own = {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}
     with mock.patch.dict(os.environ, own):
         head = head_that_rents(CONFIG)
-        ray.init(address=head.address, log_to_driver=False)
-        yield
-        ray.shutdown()
-        head.stop()
+        try:
+            ray.init(address=head.address, log_to_driver=False)
+            yield
+        finally:
+            ray.shutdown()
+            head.stop()
 
 
 @pytest.mark.long
@@ -79,9 +85,7 @@ def test_grows_for_a_queue_and_shrinks_again(growing_cluster: None) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize(("answer", "hint"), WRONG[KEY])
-def test_wrong_answer(
-    growing_cluster: None, monkeypatch: pytest.MonkeyPatch, answer: Callable[..., Any], hint: str
-) -> None:
+def test_wrong_answer(growing_cluster: None, answer: Callable[..., Any], hint: str) -> None:
     found = autoscaling.grow(answer)
     assert found.status == "not right", found
     assert hint in found.message, found

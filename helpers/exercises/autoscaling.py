@@ -25,10 +25,17 @@ def grow(answer: Callable[[float, float], bool]) -> Verdict:
         return missing
     if not any(node["Labels"].get("machine") == "desk" for node in ray.nodes()):
         return Verdict("not solved yet", "this cluster can't grow: run the first cell, then this one again.")
+    neighbour = _Neighbour.remote()
     try:
         return _judge(answer)
     finally:
+        ray.kill(neighbour)
         request_resources(bundles=[])
+
+
+@ray.remote(num_cpus=1, label_selector={"machine": "desk"})
+class _Neighbour:
+    """Somebody else's work: not all CPUs of the cluster are free, so who counts the free ones waits in vain."""
 
 
 def _judge(answer: Callable[[float, float], bool]) -> Verdict:
@@ -36,6 +43,8 @@ def _judge(answer: Callable[[float, float], bool]) -> Verdict:
     end = time.monotonic() + QUIET_S
     while _cpus() >= SMALL and time.monotonic() < end:
         time.sleep(0.2)
+    if _cpus() >= SMALL:
+        return Verdict("not solved yet", "something keeps a rented machine: run the notebook again up to this cell.")
     got = answer(SMALL, PATIENCE_S)
     cpus = _cpus()
     if got is not True:

@@ -58,6 +58,14 @@ def asks_by_tasks(cpus, seconds):
     return came
 
 
+def counts_free_cpus(cpus, seconds):
+    request_resources(num_cpus=cpus)
+    if comes_in_time(cpus, seconds, lambda: ray.available_resources().get("CPU", 0)):
+        return True
+    withdraw()
+    return False
+
+
 def gives_up_at_once(cpus, seconds):
     if cpus > 5:
         return False
@@ -121,6 +129,7 @@ WRONG = {
         (asks_by_tasks, "Nothing was asked of the autoscaler"),
         (gives_up_at_once, "may still be coming"),
         (returns_nothing, "give up in time"),
+        (counts_free_cpus, "count the CPUs of the whole cluster"),
         (returns_the_number, "return True when they are there"),
     ]
 }
