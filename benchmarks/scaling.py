@@ -7,7 +7,6 @@ import statistics
 import tempfile
 import time
 
-os.environ["RAY_AUTH_MODE"] = "token"  # before `import ray`
 import ray
 import torch
 

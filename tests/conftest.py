@@ -14,8 +14,21 @@ os.environ.setdefault("MPLBACKEND", "agg")
 
 import pytest
 
+
+def of_auth() -> dict[str, str]:
+    """The environment variables about Ray's token, which a process reads only once."""
+    return {name: value for name, value in os.environ.items() if name.startswith("RAY_AUTH")}
+
+
 # The same for all modules, because a process reads its token only once.
 TOKEN = secrets.token_hex(32)
+AUTH_BEFORE = of_auth()
+
+
+def pytest_collection_finish() -> None:
+    """A module that sets one of them when it is imported fails the tests of others, once these have imported Ray."""
+    if of_auth() != AUTH_BEFORE:
+        raise pytest.UsageError(f"importing the tests changed {AUTH_BEFORE} to {of_auth()} for all of them")
 
 
 @pytest.fixture(scope="module")
