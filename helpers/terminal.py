@@ -1,7 +1,9 @@
-"""Ray's command line, asked from a notebook about the cluster that the notebook uses."""
+"""Command lines, asked from a notebook: that of Ray about the cluster which the notebook uses, and py-spy."""
 
 from __future__ import annotations
 
+import itertools
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -37,3 +39,34 @@ def ray_command(*arguments: str, timeout: float = 120) -> str:
     if done.returncode:
         raise RuntimeError(f"`ray {' '.join(arguments)}` failed: {done.stderr.strip()[-500:]}")
     return done.stdout.strip()
+
+
+def stack_of(pid: int, calls: int = 8) -> str:
+    """What the main thread of a Python process is doing just now, as `py-spy dump` sees it.
+
+    Args:
+        pid: number of the process, on this machine.
+        calls: how many of its calls to show.
+
+    Returns:
+        A line for each call, the innermost first, with its file and line; or a sentence that says why there is none,
+        because looking into other processes takes root on macOS, and on Linux where ptrace is restricted.
+
+    Source: written for this course, on the command line of py-spy 0.4.
+    """
+    program = Path(sys.executable).with_name("py-spy")
+    if not program.exists():
+        return "  py-spy is not installed: it comes with ray[default]"
+    command = [str(program), "dump", "--pid", str(pid)]
+    plain = {**os.environ, "NO_COLOR": "1", "CLICOLOR": "0", "CLICOLOR_FORCE": "0"}  # Jupyter asks programs for colors
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=plain)
+    lines = done.stdout.splitlines()
+    threads = [number for number, line in enumerate(lines) if line.startswith("Thread ")]
+    # A thread has a name only where `threading` has been imported; on Linux, the first one has the process's number.
+    main = [number for number in threads if '"MainThread"' in lines[number] or f"Thread {pid} " in lines[number]]
+    start = next(iter(main + threads), None)
+    if done.returncode or start is None:
+        said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
+        return f"  py-spy may not look into process {pid} here (it said: {said}); with sudo it may"
+    frames = itertools.takewhile(lambda line: line.startswith("    "), lines[start + 1 :])
+    return "\n".join(itertools.islice(frames, calls))

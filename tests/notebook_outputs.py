@@ -45,6 +45,7 @@ TIDY = (
     (r"\b(pid=|PID: |Worker port: )\d+\b", r"\1..."),
     (r"\((pid=\.\.\.), ip=[\w.:]+", r"(\1"),  # in the traceback of a task
     (r'File "[^"\n]*[/\\]ipykernel_\d+[/\\]\d+\.py"', 'File "cell"'),
+    (r"(?<= \()(?:[^()\n]*ipykernel_\d+[/\\])?\d+\.py(?=:\d+\))", "cell"),  # in the output of py-spy
     (r'File "[^"\n]*[/\\](?:site|dist)-packages[/\\]', 'File "'),
     (r"(?<![\w.~])/[\w./+-]*/session_\d[\w-]*", "/tmp/ray/session_latest"),
 )

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -11,7 +15,7 @@ import pytest
 
 from helpers import terminal
 from helpers.data import REPOSITORY
-from helpers.terminal import ray_command
+from helpers.terminal import ray_command, stack_of
 
 
 @pytest.mark.fast
@@ -34,6 +38,39 @@ def test_it_asks_this_cluster(ray_session: None) -> None:
 def test_a_command_that_fails_says_why(ray_session: None) -> None:
     with pytest.raises(RuntimeError, match=r"(?s)ray memory --no-such-option` failed: .*No such option"):
         ray_command("memory", "--no-such-option")
+
+
+SLEEPER = """
+import time
+def inner():
+    time.sleep(600)
+def outer():
+    inner()
+outer()
+"""
+
+
+def test_stack_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The innermost call comes first. The process is our own child, into which Linux lets us look."""
+    monkeypatch.setenv("CLICOLOR_FORCE", "1")  # as Jupyter sets it for its kernels
+    process = subprocess.Popen([sys.executable, "-c", SLEEPER])
+    try:
+        end = time.monotonic() + 60
+        while "inner" not in (said := stack_of(process.pid)) and time.monotonic() < end:
+            time.sleep(0.2)
+        if sys.platform == "linux":
+            assert re.search(r"(?s)^    inner \(.*:4\)\n    outer \(.*:6\)\n", said + "\n"), said
+            assert len(stack_of(process.pid, calls=1).splitlines()) == 1
+    finally:
+        process.kill()
+        process.wait()
+    assert re.search(rf"may not look into process {process.pid} here \(it said: .+\)", stack_of(process.pid))
+
+
+@pytest.mark.fast
+def test_stack_without_py_spy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(terminal.sys, "executable", str(tmp_path / "python"))
+    assert "py-spy is not installed" in stack_of(1)
 
 
 def test_the_commands_of_the_field_guide_work(ray_session: None) -> None:

@@ -363,6 +363,11 @@ DIED = (
         ),
         (
             "stdout",
+            "    get (ray/_private/worker.py:3012)\n    order (/tmp/ipykernel_7/12.py:14)\n    order (15108.py:9)\n",
+            "    get (ray/_private/worker.py:3012)\n    order (cell:14)\n    order (cell:9)\n",
+        ),
+        (
+            "stdout",
             "\x1b[33m(raylet)\x1b[0m Spilled 190 MiB, 10 objects.\n"
             "    [2026-11-26 03:02:14,841 I 244 244] (raylet) worker_pool.cc:564: Started worker process\n",
             "(raylet) Spilled 190 MiB, 10 objects.\n",

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import ray
 from ray.actor import ActorClass
+from ray.util.state import list_tasks
 
 from helpers.exercises.meeting import Meeting
-from helpers.exercises.verdict import Verdict, exercise_check, not_right, right, without_ray
+from helpers.exercises.verdict import Verdict, exercise_check, not_right, right, same, without_ray
 
 PATIENCE_S = 10.0  # seconds that a task waits for the others, until it waits in vain
 ORDER_S = 20.0  # seconds for orders that would take milliseconds
+FREE_S, LIST_S = 5.0, 10.0  # until who has ended is gone, and until the list of tasks knows the last ones
 ADDRESS = "Main Street 1"
 
 
@@ -194,3 +197,49 @@ def _judge_lock(basket: Any) -> Verdict | None:
         if not done.wait(10):
             return not_right(f"{name} that never ends", "one that takes the lock once", "Take the lock only once.")
     return None
+
+
+@exercise_check(seconds=60)
+def count_odd(answer: Callable[[int], int]) -> Verdict:
+    """Exercise 4: the program ends on the CPUs that there are, as often as it is called, and its tasks do the work."""
+    if (missing := without_ray()) is not None:
+        return missing
+    if not _all_cpus_free():
+        hint = "run `for loader in loaders: ray.kill(loader)` to end the old program, then this cell again."
+        return Verdict("not solved yet", f"something still keeps CPUs that your program needs: {hint}")
+    for days in (6, 9):
+        before = _tasks()
+        try:
+            got = answer(days)
+        except ray.exceptions.GetTimeoutError:
+            hint = "Who keeps the CPUs for which the tasks wait, although it has nothing to do any more?"
+            return not_right("a program that still hangs", "one that ends", hint)
+        if isinstance(got, ray.ObjectRef):
+            return not_right("a reference", "a number", "Fetch it with ray.get.")
+        expected = sum(day // 2 for day in range(days))
+        if not same(got, expected):
+            hint = "Count the odd rows of all days, from 0 to days - 1: only the waiting was wrong with the program."
+            return not_right(got, f"{expected} for {days} days", hint)
+        if not _within(LIST_S, lambda before=before, days=days: _tasks() - before >= days):
+            hint = "Leave the work to the tasks: a load and a keep_odd for each day."
+            return not_right("a number without tasks", "the work of the program", hint)
+    return right("it ends on two CPUs, and again when it is called again.")
+
+
+def _tasks() -> int:
+    return len(list_tasks(limit=10_000, raise_on_missing_output=False))
+
+
+def _all_cpus_free() -> bool:
+    """Whether no task and no actor has a CPU; who has just ended may keep it for a moment."""
+    return _within(FREE_S, lambda: ray.available_resources().get("CPU", 0) >= ray.cluster_resources().get("CPU", 0))
+
+
+def _within(seconds: float, condition: Callable[[], bool]) -> bool:
+    """Whether a condition becomes true within so many seconds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.2)
+    return True

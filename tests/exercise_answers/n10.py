@@ -295,6 +295,90 @@ class GivenItsItems(Simple):
         return GivenItsItems, (self.items(),)
 
 
+@ray.remote
+def keep_odd(rows):
+    return [row for row in rows if row % 2]
+
+
+@ray.remote
+def count(*parts):
+    return sum(len(part) for part in parts)
+
+
+class Loads:
+    def load(self, day):
+        return list(range(day))
+
+
+def program(loader, days, keep=keep_odd, timeout=5):
+    loaders = [loader.remote() for _ in range(2)]
+    parts = [keep.remote(loaders[day % 2].load.remote(day)) for day in range(days)]
+    return ray.get(count.remote(*parts), timeout=timeout)
+
+
+def as_it_was(days):
+    return program(ray.remote(num_cpus=1)(Loads), days)
+
+
+def lends_a_part(days):
+    return program(ray.remote(num_cpus=0.75)(Loads), days, keep_odd.options(num_cpus=0.75))
+
+
+def counts_one_day_more(days):
+    return program(ray.remote(num_cpus=0)(Loads), days + 1)
+
+
+@ray.remote
+def keep_all(rows):
+    return rows
+
+
+def counts_all_rows(days):
+    return program(ray.remote(num_cpus=0)(Loads), days, keep_all)
+
+
+def counts_by_itself(days):
+    return sum(day // 2 for day in range(days))
+
+
+def gives_a_reference(days):
+    loader = ray.remote(num_cpus=0)(Loads).remote()
+    return count.remote(*[keep_odd.remote(loader.load.remote(day)) for day in range(days)])
+
+
+def gives_up(days):
+    try:
+        return as_it_was(days)
+    except ray.exceptions.GetTimeoutError:
+        return 0
+
+
+def without_a_cpu(days):
+    return program(ray.remote(num_cpus=0)(Loads), days)
+
+
+def with_the_default(days):
+    return program(ray.remote(Loads), days)
+
+
+def half_a_cpu_each(days):
+    return program(ray.remote(num_cpus=0.5)(Loads), days)
+
+
+def tasks_without_a_cpu(days):
+    loaders = [ray.remote(num_cpus=1)(Loads).remote() for _ in range(2)]
+    parts = [keep_odd.options(num_cpus=0).remote(loaders[day % 2].load.remote(day)) for day in range(days)]
+    return ray.get(count.options(num_cpus=0).remote(*parts), timeout=20)
+
+
+def ends_the_loaders(days):
+    loaders = [ray.remote(num_cpus=1)(Loads).remote() for _ in range(2)]
+    rows = [loaders[day % 2].load.remote(day) for day in range(days)]
+    ray.wait(rows, num_returns=days)
+    del loaders
+    return ray.get(count.remote(*[keep_odd.remote(part) for part in rows]), timeout=20)
+
+
 WRONG = {
     (1, debugging.try_all): [
         (gets_all_at_once, "one exception must not hide"),
@@ -321,9 +405,25 @@ WRONG = {
         (ForgetsTheLockInItems, "with self.lock"),
         (HasNoLock, "self.lock"),
     ],
+    (4, debugging.count_odd): [
+        (as_it_was, "Who keeps the CPUs"),
+        (counts_one_day_more, "from 0 to days - 1"),
+        (counts_all_rows, "only the waiting was wrong"),
+        (counts_by_itself, "Leave the work to the tasks"),
+        (gives_a_reference, "ray.get"),
+        (gives_up, "only the waiting was wrong"),
+        (lends_a_part, "Who keeps the CPUs"),
+    ],
 }
 RIGHT = {
     (1, debugging.try_all): [started_first, as_they_come, caught_in_a_function],
     (2, debugging.open_the_circle): [AllAsync, ManyThreads, OwnThreadForAddresses],
     (3, debugging.basket): [WithNamesOfItsOwn, Reduced, WithState, WithoutTheLockInItsState, GivenItsItems],
+    (4, debugging.count_odd): [
+        without_a_cpu,
+        with_the_default,
+        half_a_cpu_each,
+        tasks_without_a_cpu,
+        ends_the_loaders,
+    ],
 }
