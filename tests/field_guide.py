@@ -8,6 +8,7 @@ from __future__ import annotations
 
 NOTEBOOK = "reference/field_guide"
 TASKS, STORE, DEBUGGING = "01_tasks_and_actors", "02_object_store", "10_debugging_and_faults"
+MEMORY = "deep_dives/memory_under_pressure"
 ROWS: dict[str, tuple[str, str]] = {
     "a task stays `PENDING_NODE_ASSIGNMENT`, CPUs are free": (NOTEBOOK, "nothing"),
     "a task stays `PENDING_NODE_ASSIGNMENT`, no CPU is free": (NOTEBOOK, "nothing"),
@@ -19,8 +20,10 @@ ROWS: dict[str, tuple[str, str]] = {
     "`WorkerCrashedError`": (NOTEBOOK, "fails"),
     "`ActorDiedError` after some calls": (NOTEBOOK, "fails"),
     "`ActorDiedError` at the first call": (NOTEBOOK, "fails"),
-    "`OutOfMemoryError`": ("deep_dives/memory_under_pressure", "out-of-memory"),
+    "`OutOfMemoryError`": (MEMORY, "out-of-memory"),
+    "`OutOfDiskError`": (MEMORY, "disk-full"),
     "`OwnerDiedError`": (NOTEBOOK, "fails"),
+    "`ObjectReconstructionFailedError`": (MEMORY, "lost"),
     "`GetTimeoutError`": (NOTEBOOK, "fails"),
     "`TypeError`, *cannot pickle*": (DEBUGGING, "pickle"),
     "`ModuleNotFoundError` in a worker": (NOTEBOOK, "fails"),

@@ -29,5 +29,17 @@ def test_every_row_has_its_cell_and_every_cell_its_row():
 def test_row_is_looked_at(symptom: str):
     notebook, tag = field_guide.ROWS[symptom]
     assert any(found.notebook == notebook and found.tag == tag for found in EXPECTATIONS), f"nothing looks at {tag!r}"
-    links = re.findall(r"\]\(\.\./([\w/]+)\.ipynb\)", rows_of_the_guide()[symptom])
-    assert notebook == field_guide.NOTEBOOK or notebook in links, f"the row must link to {notebook}"
+    links = dict(re.findall(r"\]\(\.\./([\w/]+)\.ipynb(?:#([^)]*))?\)", rows_of_the_guide()[symptom]))
+    if notebook != field_guide.NOTEBOOK:
+        assert links.get(notebook) == anchor_above(notebook, tag), f"the row must link to this section of {notebook}"
+
+
+def anchor_above(notebook: str, tag: str) -> str:
+    """The section in which a cell stands, as JupyterLab names it in an address."""
+    heading = ""
+    for cell in load(NOTEBOOKS / f"{notebook}.ipynb").cells:
+        if tag in cell.metadata.get("tags", []):
+            return heading.replace(" ", "-")
+        if cell.cell_type == "markdown":
+            heading = next(reversed(re.findall(r"(?m)^##+ (.*)", cell.source)), heading)
+    raise AssertionError(f"{notebook} has no cell {tag!r}")
