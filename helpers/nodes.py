@@ -23,6 +23,7 @@ from helpers.session import free_port, token_for_its_owner
 STARTED = "Ray runtime started"  # `ray start` prints it when the node is up
 TOO_SLOW = "timed out during startup"
 MORE_TRIES = 2  # where other programs keep the machine busy
+GRACE_S = 20.0  # for a node to end in good order
 PATIENCE_S = 150.0  # seconds for a start; an idle 2-core machine takes 5 to 15
 GCS_PORT, DASHBOARD_PORT = 6379, 8265  # what readers expect; another one where they are taken
 STORE_BYTES = 200_000_000
@@ -158,7 +159,14 @@ def guard() -> None:
 
     def wait_for_the_notebook() -> None:
         sys.stdin.buffer.read()
-        node.terminate()
+        with suppress(psutil.NoSuchProcess):
+            family = psutil.Process(node.pid).children(recursive=True)
+            node.terminate()
+            # `ray start` of Ray 2.60 waits for itself forever if the signal comes while it is ending anyway.
+            time.sleep(GRACE_S)
+            for process in (*family, psutil.Process(node.pid)):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
 
     threading.Thread(target=wait_for_the_notebook, daemon=True).start()
     node.wait()

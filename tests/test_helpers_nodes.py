@@ -7,6 +7,7 @@ import secrets
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -78,6 +79,31 @@ def test_a_start_that_was_too_slow_is_tried_twice_more(
     with pytest.raises(RuntimeError, match="Exception: The current node timed out during startup"):
         ray_start("--head")
     assert capfd.readouterr().out.count("once more") == 2
+
+
+STUBBORN = """
+import signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+sleeper = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+child = subprocess.Popen([sys.executable, "-c", sleeper])
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.fast
+def test_a_node_that_does_not_end_is_killed_with_what_it_started() -> None:
+    """Seen once in many runs: the signal reached `ray start` while it was ending, and it waited for itself."""
+    guard = "from helpers import nodes; nodes.GRACE_S = 1; nodes.guard()"
+    command = [sys.executable, "-c", guard, "", sys.executable, "-c", STUBBORN]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin and process.stdout
+    child = psutil.Process(int(process.stdout.readline()))
+    time.sleep(1)  # until the child ignores the signal, too
+    process.stdin.close()
+    process.wait(timeout=30)
+    with suppress(psutil.NoSuchProcess):
+        child.wait(timeout=10)
 
 
 def test_nodes_end_with_who_started_them() -> None:
