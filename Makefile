@@ -18,7 +18,7 @@ NBMAKE = --nbmake --nbmake-timeout $(SECONDS_PER_CELL)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help lab work llm spark test test-fast test-all notebooks scripts rehearse gpu-check bench lock clean
+.PHONY: help lab work llm spark test test-fast test-all notebooks scripts rehearse gpu-check bench chaos lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +66,9 @@ gpu-check: $(READY) ## lessons 04, 07 and 08 on one GPU, ten minutes; the table 
 
 bench: $(READY) ## measure the course beside other ways, half an hour on two cores; ARGS="store serving" for some groups
 	$(BIN)/python -m benchmarks $(ARGS)
+
+chaos: $(READY) ## kill workers, replicas and nodes at random for ten minutes, and count what was lost
+	RAY_AUTH_MODE=token $(BIN)/python -m tools.chaos $(ARGS)
 
 lock: $(READY) ## compile requirements.txt from pyproject.toml, requirements-spark.txt, and the environment of cluster/vllm
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \

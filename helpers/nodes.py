@@ -27,6 +27,8 @@ GRACE_S = 20.0  # for a node to end in good order
 PATIENCE_S = 150.0  # seconds for a start; an idle 2-core machine takes 5 to 15
 GCS_PORT, DASHBOARD_PORT = 6379, 8265  # what readers expect; another one where they are taken
 STORE_BYTES = 200_000_000
+# As which Ray's workers appear in lists of processes, and what else is called so: who waits, and the node's own.
+WORKER_TITLE, NOT_WORKING = "ray::", ("ray::IDLE", "ray::RuntimeEnvAgent", "ray::DashboardAgent")
 # Python adds the folder of the script that runs to its path, so the guard is started with -c.
 FOLDER_OF_FILE = re.compile(r"(?<=--autoscaling-config=)\S*/")  # nothing that a reader needs to see
 GUARD = "from helpers.nodes import guard; guard()"
@@ -50,6 +52,17 @@ class Node:
     def __repr__(self) -> str:
         state = "running" if self._process.poll() is None else "ended"
         return f"<Node of {self.address}, {state}: ray start {self.options}>"
+
+    def workers(self) -> list[psutil.Process]:
+        """The node's processes in which a task or an actor runs just now."""
+        found = []
+        with suppress(psutil.NoSuchProcess):
+            for process in psutil.Process(self._process.pid).children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    title = " ".join(process.cmdline())
+                    if title.startswith(WORKER_TITLE) and not title.startswith(NOT_WORKING):
+                        found.append(process)
+        return found
 
     def stop(self) -> None:
         """End the node's processes in good order; the head notices it up to half a minute later."""
