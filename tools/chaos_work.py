@@ -245,7 +245,7 @@ def fit_patiently(epochs: int, folder: Path) -> ray.train.Result:
 
     Ray 2.60 restarts lost workers as often as `max_failures` allows, but ends the run with a ControllerError if one is
     lost between the start of the group and the start of the training function.
-    What that group had reserved stays reserved until the program ends, so three such failures leave nothing to go on with.
+    What that group had reserved stays reserved until the program ends, so three such failures leave nothing for more.
     """
     for attempt in range(FITS):
         trainer = ray.train.torch.TorchTrainer(
