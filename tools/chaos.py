@@ -86,8 +86,8 @@ class Row:
 
     def problems(self) -> list[str]:
         """Why this row is not good; empty if it is."""
-        found = [f"{self.name}: {getattr(self, name)} {name}" for name in ("lost", "failed", "wrong")]
-        found = [text for text in found if " 0 " not in text]
+        counts = {"lost": self.lost, "failed": self.failed, "wrong": self.wrong}
+        found = [f"{self.name}: {count} {what}" for what, count in counts.items() if count]
         if self.done == 0:
             found.append(f"{self.name}: nothing was done")
         if self.workers + self.nodes == 0:
