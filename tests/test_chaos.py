@@ -142,6 +142,15 @@ def test_a_short_form_loses_nothing() -> None:
 
 
 @pytest.mark.fast
+def test_what_hangs_ends_with_a_sentence() -> None:
+    script = "from tools import chaos as c; c.threading.Timer(0, c.give_up, 'x').start(); c.threading.Event().wait()"
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=data.REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "x did not end within 900 s: it is lost" in done.stderr
+
+
+@pytest.mark.fast
 def test_without_a_token_it_says_how_to_start() -> None:
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
     command = [sys.executable, "-m", "tools.chaos", "--short"]

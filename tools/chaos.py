@@ -35,6 +35,7 @@ NODES, CPUS_OF_NODE = 3, 2
 LONG = Amounts(tasks=300, requests_s=40, epochs=10, trials=6, steps=8)
 SHORT = Amounts(tasks=60, requests_s=12, epochs=4, trials=3, steps=4)
 BAG = ("worker", "worker", "worker", "node")  # shuffled, and emptied before the next one
+LIMIT_S = 900  # of one workload; what has not ended then waits for something that never comes
 HEAD = ("under", "rounds", "done", "workers killed", "nodes killed", "lost", "failed", "wrong")
 
 
@@ -190,7 +191,12 @@ def run(amounts: Amounts, seconds: float, seed: int) -> list[Row]:
                 print(f"{workload.name}, round {row.rounds + 1}", flush=True)
                 begin = threading.Event()
                 with tempfile.TemporaryDirectory() as folder, killing(nodes, chance, workload.pause_s, begin) as killed:
-                    work = workload.run(amounts, Path(folder), begin.set)
+                    limit = threading.Timer(LIMIT_S, give_up, [workload.name])
+                    limit.start()
+                    try:
+                        work = workload.run(amounts, Path(folder), begin.set)
+                    finally:
+                        limit.cancel()
                 row.add(work, killed)
                 print(f"  {work}", flush=True)
             if time.monotonic() - start >= seconds:
@@ -198,6 +204,12 @@ def run(amounts: Amounts, seconds: float, seed: int) -> list[Row]:
     finally:
         ray.shutdown()
         head.stop()
+
+
+def give_up(name: str) -> None:
+    """End the program where a workload hangs; the nodes end with it."""
+    print(f"{name} did not end within {LIMIT_S} s: it is lost, and no table is made.", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def main() -> None:
