@@ -167,8 +167,8 @@ EXPECTATIONS: list[Expectation] = [
     Expectation("00_start_here", "first-result", r"(?m)^(49)$", "the square of 7", equals="49"),
     Expectation("00_start_here", "own-copy", r"in the tasks: \[(\d+)", "the list in the first task", equals="1"),
     Expectation("00_start_here", "own-copy", r"in the notebook: (\d+)", "what came back of it", equals="0"),
-    # Three tasks of a second, one after the other.
-    Expectation("00_start_here", "waiting-loop", r"([\d.]+) seconds", "a loop that waits", at_least=2.9),
+    # Three tasks of half a second, one after the other.
+    Expectation("00_start_here", "waiting-loop", r"([\d.]+) seconds", "a loop that waits", at_least=1.5),
     # Sleeping tasks on two CPUs, so 2 also on a machine that is busy otherwise; more with more CPUs.
     Expectation("00_start_here", "start-first", r"([\d.]+) times as fast", "start first, wait later", at_least=1.3),
     Expectation("00_start_here", "same-results", r"same results: (\w+)", "same results as plain Python", equals="True"),
@@ -205,7 +205,7 @@ EXPECTATIONS: list[Expectation] = [
     Expectation("01_tasks_and_actors", "traceback", r"line (\d), in brightness", "the line that raises", equals="4"),
     Expectation("01_tasks_and_actors", "traceback", r"ray::(\w+)\(\)", "the task that never ran", equals="is_dark"),
     Expectation(
-        "01_tasks_and_actors", "nothing", r"(ready: \d, pending: \d)", "what is ready", equals="ready: 5, pending: 2"
+        "01_tasks_and_actors", "nothing", r"(ready: \d, pending: \d)", "what is ready", equals="ready: 5, pending: 3"
     ),
     Expectation(
         "01_tasks_and_actors", "states", r"FAILED \| unseen .*found (\d+)", "the exception nobody saw", equals="100"
@@ -216,6 +216,9 @@ EXPECTATIONS: list[Expectation] = [
         r"PENDING_NODE_ASSIGNMENT \| waiting .*'(camera)': 1",
         "what the task waits for",
         equals="camera",
+    ),
+    Expectation(
+        "01_tasks_and_actors", "states", r"(\w+) \| after ", "what waits for it", equals="PENDING_ARGS_AVAIL"
     ),
     Expectation("01_tasks_and_actors", "cancel", r"(TaskCancelledError)", "its end", equals="TaskCancelledError"),
     Expectation("01_tasks_and_actors", "states", r"(RUNNING) \| ask_a_server", "the stuck task", equals="RUNNING"),
@@ -275,14 +278,12 @@ EXPECTATIONS: list[Expectation] = [
         at_most=4,
     ),
     Expectation("02_object_store", "memory", r"adds (\d+) MB", "what pickling adds", at_least=150, at_most=250),
-    Expectation("02_object_store", "inside", r"'ndarray', '(\w+)'", "what is inside of a list", equals="ObjectRef"),
-    Expectation("02_object_store", "store-report", r"usage (\d+) MiB", "the store in use", at_least=190, at_most=200),
-    Expectation("02_object_store", "store-report", r"([\d.]+)% needed", "what is needed", at_least=0.1),
-    Expectation("02_object_store", "let-go", r"usage (\d+) MiB", "the store in use", at_least=190, at_most=200),
-    Expectation("02_object_store", "let-go", r"([\d.]+)% needed", "what is needed", equals="0.0"),
-    Expectation("02_object_store", "let-go", r"counts (\d+) MB", "what the scheduler counts", equals="0"),
+    Expectation("02_object_store", "kept", r"a variable: .*DRIVER: (\w+)", "it", equals="LOCAL_REFERENCE"),
+    Expectation("02_object_store", "used", r"runs: .*: (USED_BY_PENDING_TASK)", "it", equals="USED_BY_PENDING_TASK"),
+    Expectation("02_object_store", "used", r"objects now: (\d+)", "what is left after the task", equals="0"),
     Expectation("02_object_store", "pinned", r"DRIVER: (\w+)", "what keeps the array", equals="PINNED_IN_MEMORY"),
-    Expectation("02_object_store", "freed", r"usage (\d+) MiB", "the store in use", equals="0"),
+    Expectation("02_object_store", "pinned", r"slice: (\d+) MB", "what a slice keeps", equals="200"),
+    Expectation("02_object_store", "pinned", r"usage (\d+) MiB", "the store in use", equals="0"),
     Expectation("02_object_store", "spilling", r"stored, (\d+) MB", "what is on disk", at_least=100),
     Expectation("02_object_store", "restored", r"(\d+ of \d+) arrays are right", "right arrays", equals="12 of 12"),
     Expectation("02_object_store", "restored", r"took (\d+) times", "the first get against the third", at_least=3),
@@ -353,8 +354,9 @@ EXPECTATIONS: list[Expectation] = [
         "04_train_fashion_mnist", "gradients", r"together (-\d\S*)\n.*together \1", "the common gradient", at_most=0
     ),
     # Threads or workers: on two cores neither can be much more than twice as fast, and the exchange costs something.
+    # Beside another busy program, two threads that wait for each other were once half as fast as one.
     Expectation(
-        "04_train_fashion_mnist", "workers", r"2 threads: .* ([\d.]+) times", "two threads", at_least=0.9, at_most=2.4
+        "04_train_fashion_mnist", "workers", r"2 threads: .* ([\d.]+) times", "two threads", at_least=0.4, at_most=2.4
     ),
     Expectation(
         "04_train_fashion_mnist", "workers", r"2 workers.*, ([\d.]+) times", "two workers", at_least=0.5, at_most=2.3
@@ -598,7 +600,8 @@ EXPECTATIONS: list[Expectation] = [
     Expectation(CLUSTER, "dead", r"after (\d+) s", "when the head gave it up", at_least=3, at_most=90),
     Expectation(CLUSTER, "dead", r"the (\w+) was given up", "the lost machine", equals="cellar"),
     Expectation(CLUSTER, "submit", r"(?m)^(SUCCEEDED)$", "the end of the job", equals="SUCCEEDED"),
-    Expectation(CLUSTER, "submit", r"\['(Good night) from ", "what the job was given", equals="Good night"),
+    Expectation(CLUSTER, "submit", r"y = ([\d.]+) x", "what the job learned", at_least=2.9, at_most=3.1),
+    Expectation(CLUSTER, "submit", r"by (\[.*\])", "where the job learned it", equals="['desk', 'shed']"),
     Expectation(
         DEBUGGING,
         "first-result",

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 
 from helpers.exercises.verdict import Verdict, as_list, as_number, exercise_check, not_right, right, same, without_ray
-from helpers.exercises.watched import Rule, Watched, all_together, only
+from helpers.exercises.watched import Rule, Watched, one_for_one, only
 
 PAUSE = 0.15  # seconds between the ends of two tasks, where the order in which they end must be seen
 
@@ -22,60 +22,8 @@ def _square(place: int, number: int) -> int:
 
 
 @exercise_check
-def parallel_map(answer: Callable[[Any, Sequence[Any]], list[Any]]) -> Verdict:
-    """Exercise 1: all tasks at the same time, values in the order of the items."""
-    if (missing := without_ray()) is not None:
-        return missing
-    task = Watched()
-    try:
-        for items in ([], [3, 1, 1, 4], [2, 0, 5], [0]):  # equal items too: a dict would lose one
-            wrong = _judge_map(answer, task, items)
-            if wrong is not None:
-                return wrong
-        return right("all tasks at the same time, results in order.")
-    finally:
-        task.finish()
-
-
-def _judge_map(answer: Callable[[Any, Sequence[Any]], list[Any]], task: Watched, items: list[int]) -> Verdict | None:
-    task.begin(_square, all_together(len(items)), PAUSE)
-    got = answer(task, list(items))
-    values, expected = as_list(got), [item * item for item in items]
-    if isinstance(got, ray.ObjectRef) or any(isinstance(value, ray.ObjectRef) for value in values or []):
-        return not_right("references", expected, "Trade them for values with ray.get.")
-    wrong = _judge_starts(task, items)
-    if wrong is not None:
-        return wrong
-    if task.waited_in_vain():
-        hint = "Start all tasks first, then call ray.get once on the list; ray.get inside the loop waits each time."
-        return not_right(f"at most {task.most} tasks at the same time", f"{len(items)}", hint)
-    if not same(values, expected):
-        return not_right(got, f"{expected} for the items {items}", _order_hint(values, expected))
-    return None
-
-
-def _judge_starts(task: Watched, items: list[int]) -> Verdict | None:
-    if sorted(map(repr, task.arguments)) == sorted(map(repr, items)):
-        return None
-    hint = "Start one task for each item, with task.remote(item)."
-    if len(task.arguments) == len(items):
-        return not_right(f"tasks for {task.arguments}", f"tasks for {items}", hint)
-    return not_right(f"{len(task.arguments)} tasks", f"{len(items)} tasks", hint)
-
-
-def _order_hint(values: list[Any] | None, expected: list[int]) -> str:
-    if values is None:
-        return "Return a list of the results."
-    if len(values) < len(expected):
-        return "One result for each item, also where two items are equal."
-    if sorted(map(str, values)) == sorted(map(str, expected)):
-        return "The results must be in the order of the items, not in the order in which they finish."
-    return "Return a list of the values of all items, in the order of the items."
-
-
-@exercise_check
 def first_answers(answer: Callable[[list[Any], int], list[Any]]) -> Verdict:
-    """Exercise 2: the values of the n tasks that finish first; the others do not finish before you answer."""
+    """Exercise 1: the values of the n tasks that finish first; the others do not finish before you answer."""
     if (missing := without_ray()) is not None:
         return missing
     with suppress(ValueError):  # a stub is found out without a task; other mistakes show below
@@ -119,6 +67,56 @@ def _judge_first(
         hint = "ray.get on all references waits for the slowest: ask ray.wait for the first n."
         return not_right("an answer after a slow task had ended", f"one after the first {n}", hint)
     return None
+
+
+@exercise_check
+def at_most(answer: Callable[[Any, Sequence[Any], int], list[Any]]) -> Verdict:
+    """Exercise 2: n tasks under way, the next one as soon as any has ended, values in the order of the items."""
+    if (missing := without_ray()) is not None:
+        return missing
+    task = Watched()
+    try:
+        # Equal items, too: a dict would lose one.
+        for items, n in (([], 2), ([3, 1, 1, 4, 6], 2), ([2, 0, 5, 2, 7, 1, 3], 3), ([4, 0], 3), ([6, 6, 0], 1)):
+            wrong = _judge_window(answer, task, items, n)
+            if wrong is not None:
+                return wrong
+        return right("never more than n tasks, never fewer without need, and the values in order.")
+    finally:
+        task.finish()
+
+
+def _judge_window(
+    answer: Callable[[Any, Sequence[Any], int], list[Any]], task: Watched, items: list[int], n: int
+) -> Verdict | None:
+    task.begin(_square, one_for_one(len(items), n), PAUSE)
+    got = answer(task, list(items), n)
+    values, expected = as_list(got), [item * item for item in items]
+    case = f"for {len(items)} items and n={n}"
+    if isinstance(got, ray.ObjectRef) or any(isinstance(value, ray.ObjectRef) for value in values or []):
+        return not_right("references", f"{expected} {case}", "Trade them for values with ray.get.")
+    if sorted(map(repr, task.arguments)) != sorted(map(repr, items)):
+        hint = "Start one task for each item, with task.remote(item)."
+        return not_right(f"tasks for {task.arguments}", f"tasks for {items} {case}", hint)
+    if task.most > n:
+        hint = "Once n tasks are under way, wait for one of them before you start the next."
+        return not_right(f"{task.most} tasks under way at once {case}", f"at most {n}", hint)
+    if task.waited_in_vain():
+        hint = "Keep n tasks under way, and ask ray.wait which one has ended: any of them makes room for the next."
+        return not_right(f"waiting for a task that takes long {case}", "a new one whenever any has ended", hint)
+    if not same(values, expected):
+        return not_right(got, f"{expected} for the items {items}", _order_hint(values, expected))
+    return None
+
+
+def _order_hint(values: list[Any] | None, expected: list[int]) -> str:
+    if values is None:
+        return "Return a list of the results."
+    if len(values) < len(expected):
+        return "One result for each item, also where two items are equal."
+    if sorted(map(str, values)) == sorted(map(str, expected)):
+        return "The results must be in the order of the items, not in the order in which they finish."
+    return "Return a list of the values of all items, in the order of the items."
 
 
 @ray.remote(num_cpus=0)

@@ -5,31 +5,10 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import ray
 from ray.util import ActorPool
 
 from helpers.exercises import tasks_and_actors
-
-
-def get_in_the_loop(task, items):
-    return [ray.get(task.remote(item)) for item in items]
-
-
-def forgets_get(task, items):
-    return [task.remote(item) for item in items]
-
-
-def in_finishing_order(task, items):
-    pending, values = [task.remote(item) for item in items], []
-    while pending:
-        ready, pending = ray.wait(pending)
-        values += ray.get(ready)
-    return values
-
-
-def map_without_tasks(task, items):
-    return [number * number for number in items]
 
 
 def two_whatever_n_is(refs, n):
@@ -48,52 +27,6 @@ def waits_for_all(refs, n):
 
 def ready_references(refs, n):
     return ray.wait(refs, num_returns=n)[0]
-
-
-def map_by_item(task, items):
-    refs = {item: task.remote(item) for item in items}
-    return ray.get(list(refs.values()))
-
-
-def map_two_by_two(task, items):
-    values = []
-    for i in range(0, len(items), 2):
-        values += ray.get([task.remote(item) for item in items[i : i + 2]])
-    return values
-
-
-def map_of_distinct_items(task, items):
-    return ray.get([task.remote(item) for item in sorted(set(items))])
-
-
-def map_that_waits_for_the_first(task, items):
-    if not items:
-        return []
-    first = ray.get(task.remote(items[0]))
-    return [first, *ray.get([task.remote(item) for item in items[1:]])]
-
-
-def map_that_leaves_0_out(task, items):
-    return [value for value in ray.get([task.remote(item) for item in items]) if value]
-
-
-def map_that_pops(task, items):
-    refs = []
-    while items:
-        refs.append(task.remote(items.pop(0)))
-    return ray.get(refs)
-
-
-def map_by_threads(task, items):
-    with ThreadPoolExecutor(max(1, len(items))) as pool:
-        return list(pool.map(lambda item: ray.get(task.remote(item)), items))
-
-
-def map_with_wait(task, items):
-    refs = [task.remote(item) for item in items]
-    if refs:
-        ray.wait(refs, num_returns=len(refs))
-    return [ray.get(ref) for ref in refs]
 
 
 def the_first_answer_twice(refs, n):
@@ -142,6 +75,112 @@ def answers_that_remove(refs, n):
         refs.remove(ready)
         values.append(ray.get(ready))
     return values
+
+
+def one_at_a_time(task, items, n):
+    return [ray.get(task.remote(item)) for item in items]
+
+
+def all_at_once(task, items, n):
+    return ray.get([task.remote(item) for item in items])
+
+
+def groups_of_n(task, items, n):
+    values = []
+    for i in range(0, len(items), n):
+        values += ray.get([task.remote(item) for item in items[i : i + n]])
+    return values
+
+
+def waits_for_the_oldest(task, items, n):
+    refs = []
+    for place, item in enumerate(items):
+        if place >= n:
+            ray.wait([refs[place - n]])
+        refs.append(task.remote(item))
+    return ray.get(refs)
+
+
+def window(task, items, n):
+    """The references of a right answer, and those whose ends nobody has seen yet."""
+    refs, pending = [], []
+    for item in items:
+        if len(pending) == n:
+            _, pending = ray.wait(pending)
+        refs.append(task.remote(item))
+        pending.append(refs[-1])
+    return refs
+
+
+def one_too_many(task, items, n):
+    return ray.get(window(task, items, n + 1))
+
+
+def one_too_few(task, items, n):
+    return ray.get(window(task, items, max(1, n - 1)))
+
+
+def window_of_references(task, items, n):
+    return window(task, items, n)
+
+
+def window_in_finishing_order(task, items, n):
+    pending, values = [], []
+    for item in items:
+        if len(pending) == n:
+            (ready,), pending = ray.wait(pending)
+            values.append(ray.get(ready))
+        pending.append(task.remote(item))
+    return values + ray.get(pending)
+
+
+def window_that_forgets_the_last(task, items, n):
+    pending, values = [], []
+    for item in items:
+        if len(pending) == n:
+            (ready,), pending = ray.wait(pending)
+            values.append(ray.get(ready))
+        pending.append(task.remote(item))
+    return values
+
+
+def window_by_item(task, items, n):
+    refs = dict(zip(items, window(task, items, n), strict=True))
+    return [ray.get(ref) for ref in refs.values()]
+
+
+def window_of_distinct_items(task, items, n):
+    return ray.get(window(task, sorted(set(items)), n))
+
+
+def window_without_tasks(task, items, n):
+    return [item * item for item in items]
+
+
+def window_by_threads(task, items, n):
+    with ThreadPoolExecutor(n) as pool:
+        return list(pool.map(lambda item: ray.get(task.remote(item)), items))
+
+
+def window_that_pops(task, items, n):
+    left, refs = list(enumerate(items)), {}
+    values = [None] * len(items)
+    while left or refs:
+        while left and len(refs) < n:
+            place, item = left.pop()
+            refs[task.remote(item)] = place
+        (ready,), _ = ray.wait(list(refs))
+        values[refs.pop(ready)] = ray.get(ready)
+    return tuple(values)
+
+
+def window_that_counts(task, items, n):
+    refs = []
+    for item in items:
+        while refs and len(ray.wait(refs, num_returns=len(refs), timeout=0)[1]) >= n:
+            time.sleep(0.01)
+        refs.append(task.remote(item))
+    return ray.get(refs)
 
 
 def split_in_time(refs, seconds):
@@ -315,20 +354,7 @@ def ask_with_a_window(Model, n, requests):
 
 
 WRONG = {
-    (1, tasks_and_actors.parallel_map): [
-        (get_in_the_loop, "inside the loop"),
-        (forgets_get, "ray.get"),
-        (in_finishing_order, "order of the items"),
-        (map_without_tasks, "one task for each"),
-        (map_by_item, "two items are equal"),
-        (map_two_by_two, "inside the loop"),
-        (map_of_distinct_items, "one task for each"),
-        (map_that_waits_for_the_first, "inside the loop"),
-        (map_that_leaves_0_out, "One result for each item"),
-        (lambda task, items: [task(item) for item in items], "task.remote"),
-        (lambda task, items: None, "Return a list"),
-    ],
-    (2, tasks_and_actors.first_answers): [
+    (1, tasks_and_actors.first_answers): [
         (first_in_the_list, "may be slow"),
         (waits_for_all, "the slowest"),
         (ready_references, "values"),
@@ -341,6 +367,22 @@ WRONG = {
         (lambda refs, n: ray.get(refs)[:n], "may be slow"),
         (lambda refs, n: ray.get(ray.wait(refs, num_returns=n)[0])[0], "Return a list"),
         (lambda refs, n: ray.get(ray.wait(refs, num_returns=n)[1]), "num_returns=n"),
+    ],
+    (2, tasks_and_actors.at_most): [
+        (one_at_a_time, "Keep n tasks under way"),
+        (all_at_once, "wait for one of them"),
+        (groups_of_n, "any of them makes room"),
+        (waits_for_the_oldest, "any of them makes room"),
+        (one_too_many, "at most 2"),
+        (one_too_few, "Keep n tasks under way"),
+        (window_of_references, "with ray.get"),
+        (window_in_finishing_order, "order of the items"),
+        (window_that_forgets_the_last, "One result for each item"),
+        (window_by_item, "two items are equal"),
+        (window_of_distinct_items, "one task for each"),
+        (window_without_tasks, "one task for each"),
+        (lambda task, items, n: [task(item) for item in items], "task.remote"),
+        (lambda task, items, n: None, "Return a list"),
     ],
     (3, tasks_and_actors.in_time): [
         (in_time_without_cancelling, "ray.cancel"),
@@ -367,20 +409,13 @@ WRONG = {
     ],
 }
 RIGHT = {
-    (1, tasks_and_actors.parallel_map): [
-        lambda task, items: ray.get(list(map(task.remote, items))),
-        lambda task, items: tuple(ray.get([task.remote(item) for item in items])),
-        lambda task, items: np.array(ray.get([task.options(num_cpus=0.1).remote(item) for item in items])),
-        map_that_pops,
-        map_by_threads,
-        map_with_wait,
-    ],
-    (2, tasks_and_actors.first_answers): [
+    (1, tasks_and_actors.first_answers): [
         lambda refs, n: tuple(map(ray.get, ray.wait(refs, num_returns=n)[0])),
         answers_one_by_one,
         answers_by_asking_again,
         answers_that_remove,
     ],
+    (2, tasks_and_actors.at_most): [window_by_threads, window_that_pops, window_that_counts],
     (3, tasks_and_actors.in_time): [in_time_one_by_one, in_time_by_asking_again, in_time_as_a_tuple],
     (4, tasks_and_actors.ask_all): [
         ask_by_a_pool,
