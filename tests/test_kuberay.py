@@ -81,11 +81,12 @@ def test_fields_are_those_of_kuberay(name: str) -> None:
         jsonschema.validate(wrong, schema)
 
 
-def test_there_is_one_of_each_kind() -> None:
+def test_there_is_one_of_each_kind_and_a_service_for_06_and_08() -> None:
     assert sorted(manifest["kind"] for manifest in MANIFESTS.values()) == [
         "NetworkPolicy",
         "RayCluster",
         "RayJob",
+        "RayService",
         "RayService",
     ]
 
@@ -96,7 +97,8 @@ def test_ray_is_that_of_the_lock_and_asks_for_the_token(name: str) -> None:
     assert cluster["rayVersion"] == ray.__version__
     assert cluster["authOptions"] == {"mode": "token"}
     images = {container["image"] for _, container in groups(OF_RAY[name])}
-    assert images == {f"registry.example.com/ray-course:{ray.__version__}"}, "all nodes need the same packages"
+    image = "ray-course-vllm" if name == "llm_service.yaml" else "ray-course"
+    assert images == {f"registry.example.com/{image}:{ray.__version__}"}, "all nodes need the same packages"
     # KubeRay opens the dashboard for itself; nothing else is opened here.
     assert all("dashboard-host" not in group["rayStartParams"] for group, _ in groups(OF_RAY[name]))
 
@@ -168,13 +170,50 @@ def test_the_service_is_the_one_of_06_and_has_room_for_an_update() -> None:
     assert manifest["spec"]["excludeHeadPodFromServeSvc"] is True
 
 
+def test_the_llm_service_is_the_file_for_gpus_with_the_paths_of_a_pod() -> None:
+    manifest = MANIFESTS["llm_service.yaml"]
+    here = yaml.safe_load(manifest["spec"]["serveConfigV2"])
+    ServeDeploySchema.model_validate(here)
+    there = yaml.safe_load((REPOSITORY / "cluster" / "gptj_vllm_gpu.yaml").read_text())
+    # The addresses that a pod listens on, and the folder where 07 has left the model.
+    assert there["http_options"]["host"] == "127.0.0.1" and here["http_options"]["host"] == "0.0.0.0"
+    there["http_options"]["host"] = "0.0.0.0"
+    tuned, _ = (config["model_loading_config"] for config in there["applications"][0]["args"]["llm_configs"])
+    tuned["model_source"] = "/shared/gptj_shakespeare"
+    assert here == there
+
+    (_, (group, container)) = groups(manifest)
+    configs = here["applications"][0]["args"]["llm_configs"]
+    replicas = [config["deployment_config"]["num_replicas"] for config in configs]
+    assert amount(container["resources"]["limits"]["nvidia.com/gpu"]) == 1
+    assert group["replicas"] == group["minReplicas"] == sum(replicas), "a GPU for each"
+    assert group["maxReplicas"] >= sum(-(-3 * count // 2) for count in replicas), "an update starts half as many again"
+    assert cluster_of(manifest)["enableInTreeAutoscaling"] is True
+    (mount,), (volume,) = container["volumeMounts"], group["template"]["spec"]["volumes"]
+    assert mount == {"name": volume["name"], "mountPath": "/shared"}
+    assert volume["persistentVolumeClaim"] == {"claimName": "ray-course"}, "that of the cluster which runs 07"
+    assert manifest["spec"]["excludeHeadPodFromServeSvc"] is True
+
+
+def test_the_image_for_llms_has_the_locked_packages_and_what_kuberay_calls() -> None:
+    text = (REPOSITORY / "cluster" / "vllm" / "Dockerfile").read_text()
+    assert re.search(r"apt-get install .*\bwget\b", text)
+    copied, to = re.search(r"^COPY (\S+) (\S+)$", text, re.M).groups()
+    assert (REPOSITORY / copied).is_file() and f"--require-hashes --requirement {to}" in text
+    assert "FROM python:3.12-slim\n" in text, "make lock compiles for Python 3.12"
+    assert re.search(rf"^ray(\[.*\])?=={re.escape(ray.__version__)}\b", (REPOSITORY / copied).read_text(), re.M)
+    assert text.index("USER learner") > text.index("pip install"), "not as root"
+
+
 def test_secrets_are_not_in_the_files() -> None:
     for name, manifest in OF_RAY.items():
         assert not re.search(r"auth_token|password:\s*\S", (FOLDER / name).read_text()), name
         options = cluster_of(manifest).get("gcsFaultToleranceOptions")
         assert options is None or set(options["redisPassword"]) == {"valueFrom"}
     kept = [name for name, manifest in OF_RAY.items() if "gcsFaultToleranceOptions" in cluster_of(manifest)]
-    assert kept == ["cluster.yaml", "service.yaml"], "what runs for long outlives its head; a job is started again"
+    assert kept == ["cluster.yaml", "llm_service.yaml", "service.yaml"], (
+        "what runs for long outlives its head; a job is started again"
+    )
 
 
 def test_only_ray_its_operator_and_the_gateway_get_in() -> None:

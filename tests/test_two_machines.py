@@ -7,34 +7,33 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jsonschema
-import psutil
 import pytest
 import ray
 import yaml
 
 from tests.cluster_column import column_settings
+from tests.hosts import (
+    ADDRESS_IN_README,
+    ADDRESSES,
+    HEAD_START,
+    IMPOSSIBLE,
+    JOIN,
+    README,
+    STATUS,
+    STOP,
+    Host,
+    hosts_are_possible,
+    two_hosts,
+)
 from tests.notebook_rules import NOTEBOOKS
 
 CLUSTER = Path(__file__).resolve().parent.parent / "cluster"
-README = (CLUSTER / "README.md").read_text()
-HEAD_START, JOIN, STATUS, STOP = re.findall(r"```bash\n(.*?)```", README.partition("## On Kubernetes")[0], re.S)
-ADDRESS_IN_README = "10.0.0.1"
-ADDRESSES = ("10.201.7.1", "10.201.7.2")
-NEW_HOST = ["unshare", "--net", "--pid", "--fork", "--mount-proc", "--kill-child"]
-
 # AWS's own list: the memory of machines with one A10G, in GiB.
 GB_OF_MACHINES = {"g5.xlarge": 16, "g5.2xlarge": 32, "g5.4xlarge": 64, "g5.8xlarge": 128}
 ON_BOTH = """
@@ -66,62 +65,12 @@ print("WORKERS", sorted(Path(os.environ["SHARED"], rank).read_text() for rank in
 """
 
 
-@dataclass
-class Host:
-    """A machine of its own: its address, its home folder, and the process that keeps it."""
-
-    address: str
-    home: Path
-    keeper: int
-
-    def run(self, commands: str, given: str = "", timeout: float = 120, **variables: str) -> tuple[int, str]:
-        """Run lines of shell in it; returns the exit code, and all that they said."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTEST"))}
-        own = {
-            "HOME": str(self.home),
-            "RAY_TMPDIR": str(self.home),
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        }
-        done = subprocess.run(
-            ["nsenter", "--target", str(self.keeper), "--net", "--pid", "--mount", "bash", "-ec", commands],
-            input=given, env={**kept, **own, **variables}, cwd=self.home, timeout=timeout,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
-        return done.returncode, done.stdout
-
-
-def _hosts_are_possible() -> bool:
-    if not (sys.platform == "linux" and os.geteuid() == 0 and all(map(shutil.which, ("unshare", "nsenter", "ip")))):
-        return False
-    return subprocess.run([*NEW_HOST, "ip", "link", "add", "net0", "type", "veth"], capture_output=True).returncode == 0
-
-
 @pytest.fixture
 def hosts() -> Iterator[tuple[Host, Host]]:
-    if not _hosts_are_possible():
-        pytest.skip(
-            "Hosts are made of namespaces, for which Linux wants root and the commands unshare, nsenter and ip."
-        )
-    with ExitStack() as ends:
-        made = []
-        for address in ADDRESSES:
-            # Short, because Ray keeps sockets below it.
-            home = Path(
-                ends.enter_context(tempfile.TemporaryDirectory(prefix="h", dir="/tmp", ignore_cleanup_errors=True))
-            )
-            keeper = subprocess.Popen([*NEW_HOST, "sleep", "infinity"])
-            ends.callback(keeper.wait)
-            ends.callback(keeper.kill)
-            while not psutil.Process(keeper.pid).children():
-                pass
-            made.append(Host(address, home, psutil.Process(keeper.pid).children()[0].pid))
-        first, second = made
-        cable = ["ip", "link", "add", "net0", "type", "veth", "peer", "name", "net0", "netns", str(second.keeper)]
-        subprocess.run(["nsenter", "--target", str(first.keeper), "--net", *cable], check=True)
-        for host in made:
-            host.run(f"ip link set lo up; ip address add {host.address}/24 dev net0; ip link set net0 up")
-        yield first, second
+    if not hosts_are_possible():
+        pytest.skip(IMPOSSIBLE)
+    with two_hosts() as both:
+        yield both
 
 
 @pytest.mark.long

@@ -1,0 +1,70 @@
+"""Lessons on a cluster of two hosts: they end, or say soon what they lack."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from tests.hosts import (
+    IMPOSSIBLE,
+    LESSONS,
+    Host,
+    Ran,
+    execute,
+    hosts_are_possible,
+    joined,
+    run_lesson,
+    two_hosts,
+)
+
+# What make test runs of them: 04 with one epoch instead of two. The others take most of an hour.
+SHORT = {
+    "00_start_here": {},
+    "01_tasks_and_actors": {},
+    "04_train_fashion_mnist": {"RAY_COURSE_SETTINGS": json.dumps({"epochs": 1})},
+}
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Host]:
+    if not hosts_are_possible():
+        pytest.skip(IMPOSSIBLE)
+    with two_hosts() as (first, second):
+        joined(first, second)
+        yield first
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("lesson", SHORT)
+def test_first_lessons_run_to_their_end(head: Host, lesson: str, tmp_path: Path) -> None:
+    ran = run_lesson(head, LESSONS[0].parent / f"{lesson}.ipynb", tmp_path, **SHORT[lesson])
+    assert not ran.said, ran
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("path", [path for path in LESSONS if path.stem not in SHORT], ids=lambda path: path.stem)
+def test_a_lesson_ends_or_says_what_it_lacks(head: Host, path: Path, tmp_path: Path) -> None:
+    ran = run_lesson(head, path, tmp_path)
+    assert ran.is_good(), ran
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("said", "seconds", "good"),
+    [("", 500, True), ("RuntimeError: no GPU", 20, True), ("RuntimeError: no GPU", 40, False)],
+)
+def test_what_is_good(said: str, seconds: float, good: bool) -> None:
+    assert Ran("x", 600, said, seconds, "fit()").is_good() == good
+
+
+@pytest.mark.fast
+def test_a_lesson_that_fails_is_told_with_its_cell(tmp_path: Path) -> None:
+    cells = [nbformat.v4.new_code_cell(source) for source in ("x = 1", "x / 0", "1 / 0")]
+    path = tmp_path / "lesson.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    ran = execute(path)
+    assert (ran.lesson, ran.said, ran.cell) == ("lesson", "ZeroDivisionError: division by zero", "x / 0")
