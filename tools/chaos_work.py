@@ -8,8 +8,9 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from torchvision.datasets import FashionMNIST
 from urllib3.util import Retry
 
 from helpers import data
-from helpers.session import free_port
+from helpers.session import free_port, ray_options
 
 PATIENCE_S = 240  # after which a result that has not come is lost
 NUMBERS = 50_000  # of 8 bytes: too large to travel with the result, so they lie in the store of a node
@@ -226,13 +227,12 @@ def train_model(amounts: Amounts, folder: Path, begin: Callable[[], None]) -> Wo
     """Train with two workers; the weights have to be those of a plain loop, to the last bit."""
     begin()
     try:
-        result = fit_patiently(amounts.epochs, folder)
+        kept = fit_patiently(amounts.epochs, folder)
     except Exception as error:
         print(f"  training ended with {error!r}"[:500], flush=True)
         return Work(0, failed=amounts.epochs)
     model, optimizer = start_of_training(RATE)
-    with result.checkpoint.as_directory() as kept:
-        epochs = loaded(kept, model, optimizer)
+    epochs = loaded(kept, model, optimizer)
     if epochs < amounts.epochs:
         return Work(epochs, lost=amounts.epochs - epochs)
     right = plain_training(amounts.epochs)
@@ -240,29 +240,47 @@ def train_model(amounts: Amounts, folder: Path, begin: Callable[[], None]) -> Wo
     return Work(epochs) if equal else Work(0, wrong=epochs)
 
 
-def fit_patiently(epochs: int, folder: Path) -> ray.train.Result:
+def fit_patiently(epochs: int, folder: Path) -> str:
     """Begin the run, and go on with it where Ray Train gives up: a run of the same name continues.
 
     Ray 2.60 restarts lost workers as often as `max_failures` allows, but ends the run with a ControllerError if one is
-    lost between the start of the group and the start of the training function.
-    What that group had reserved stays reserved until the program ends, so three such failures leave nothing for more.
+    lost between the start of the group and the start of the training function. What that group had reserved stays
+    reserved until the program ends, so each attempt is a program of its own.
+
+    Returns:
+        The folder of the last checkpoint.
+
+    Raises:
+        RuntimeError: The controller gave up FITS times.
+        Exception: Whatever else the run ended with.
     """
-    for attempt in range(FITS):
-        trainer = ray.train.torch.TorchTrainer(
-            train_on_share,
-            train_loop_config={"epochs": epochs},
-            scaling_config=ray.train.ScalingConfig(num_workers=WORKERS),
-            run_config=ray.train.RunConfig(
-                name="chaos", storage_path=str(folder), failure_config=ray.train.FailureConfig(max_failures=-1)
-            ),
-        )
-        try:
-            return trainer.fit()
-        except ray.train.ControllerError:
-            if attempt == FITS - 1:
-                raise
-            print("  the controller gave up; fit once more, with the same name", flush=True)
-    raise AssertionError("unreachable")
+    address = ray.get_runtime_context().gcs_address
+    for _ in range(FITS):
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as program:
+            kept = program.submit(fit_once, address, epochs, folder).result()
+        if kept is not None:
+            return kept
+        print("  the controller gave up; fit once more, with the same name", flush=True)
+    raise RuntimeError(f"Ray Train's controller gave up {FITS} times.")
+
+
+def fit_once(address: str, epochs: int, folder: Path) -> str | None:
+    """One attempt, in a process that hasn't joined the cluster yet; None if the controller gave up."""
+    ray.init(**ray_options(address=address, log_to_driver=False))
+    trainer = ray.train.torch.TorchTrainer(
+        train_on_share,
+        train_loop_config={"epochs": epochs},
+        scaling_config=ray.train.ScalingConfig(num_workers=WORKERS),
+        run_config=ray.train.RunConfig(
+            name="chaos", storage_path=str(folder), failure_config=ray.train.FailureConfig(max_failures=-1)
+        ),
+    )
+    try:
+        return trainer.fit().checkpoint.path
+    except ray.train.ControllerError:
+        return None
+    finally:
+        ray.shutdown()  # frees what a group that failed had reserved
 
 
 def plain_training(epochs: int) -> dict[str, torch.Tensor]:
