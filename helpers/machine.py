@@ -272,7 +272,7 @@ def _ports() -> list[Finding]:
                 findings.append(Finding(f"port {port}", f"free for {use}"))
             except OSError:
                 if port == 8265:  # often by the Ray of this very notebook
-                    findings.append(Finding(f"port {port}", "in use; a new Ray takes another for its dashboard"))
+                    findings.append(Finding(f"port {port}", "in use, perhaps by your Ray; a second one takes another"))
                     continue
                 advice = "stop the program that uses it before notebook 06"
                 findings.append(Finding(f"port {port}", f"taken, wanted by {use}", advice))

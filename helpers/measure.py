@@ -20,7 +20,7 @@ import psutil
 from helpers.machine import used_and_total_memory
 
 if TYPE_CHECKING:
-    from torch import nn
+    pass
 
 Result = TypeVar("Result")
 
@@ -81,56 +81,6 @@ def compare(ways: Mapping[str, Callable[[], object]], rounds: int = 3) -> pd.Dat
     return pd.DataFrame(
         {"seconds": medians.values(), "times the first": [m / first for m in medians.values()]}, index=list(medians)
     ).round(6)
-
-
-def training_speed(alone: nn.Module, shared: nn.Module, rounds: int = 3) -> dict[str, float]:
-    """How fast one worker trains with one thread, one worker with more threads, and all workers together.
-
-    Every worker of a process group calls it at the same time. Each step has 128 random images, also where the workers
-    share them, and a worker that takes no part waits. The three ways take turns, after one turn to warm up.
-
-    Args:
-        alone: a model for images of shape (3, 28, 28) and ten classes, which one worker trains.
-        shared: the same model, prepared for training by all workers.
-        rounds: how often each way is measured.
-
-    Returns:
-        Way -> images per second, the best of the rounds: whatever else runs on the machine only slows them down, most
-        of all threads that wait for each other.
-
-    Source: written for this course, on torch.distributed.
-    """
-    import torch
-
-    workers, threads = torch.distributed.get_world_size(), torch.get_num_threads()
-    ways = {
-        "1 worker, 1 thread": (alone, 1, 1),
-        f"1 worker, {workers} threads": (alone, workers, 1),
-        f"{workers} workers, 1 thread each": (shared, 1, workers),
-    }
-    try:
-        turns = [{name: _images_per_second(*way) for name, way in ways.items()} for _ in range(rounds + 1)]
-    finally:
-        torch.set_num_threads(threads)
-    return {name: max(turn[name] for turn in turns[1:]) for name in ways}
-
-
-def _images_per_second(model: nn.Module, threads: int, workers: int, steps: int = 2, images: int = 128) -> float:
-    """The speed of some steps that the first workers do together, from when all are ready until all are done."""
-    import torch
-
-    torch.set_num_threads(threads)
-    inputs, labels = torch.randn(images // workers, 3, 28, 28), torch.randint(10, (images // workers,))
-    optimizer = torch.optim.Adam(model.parameters(), fused=True)
-    torch.distributed.barrier()
-    start = time.perf_counter()
-    if torch.distributed.get_rank() < workers:
-        for _ in range(steps):
-            optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(model(inputs), labels).backward()
-            optimizer.step()
-    torch.distributed.barrier()
-    return steps * images / (time.perf_counter() - start)
 
 
 def sum_and_memory(array: np.ndarray) -> tuple[float, float]:

@@ -1,13 +1,38 @@
-"""What Ray Tune forgets when a sweep is interrupted, and a callback that keeps it."""
+"""A callback that interrupts a sweep, and one that keeps what Ray Tune forgets then."""
 
 from __future__ import annotations
 
+import signal
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 from ray.tune.schedulers import TrialScheduler
+
+
+class PressStop(tune.Callback):
+    """Send this process the signal of a notebook's stop button, once.
+
+    Args:
+        when: gets all trials and the newest result, and says whether it is time.
+        pressed: a file that does not exist yet. It is made then, so that a restored sweep, to which Tune gives its
+            callbacks back, is not interrupted again.
+
+    Source: built on ray.tune.Callback.
+    """
+
+    def __init__(self, when: Callable[[list[Any], dict[str, Any]], bool], pressed: Path) -> None:
+        self.when, self.pressed = when, pressed
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Tune calls this for every result."""
+        if not self.pressed.exists() and self.when(trials, result):
+            self.pressed.touch()
+            signal.raise_signal(signal.SIGINT)
 
 
 class KeepScheduler(tune.Callback):

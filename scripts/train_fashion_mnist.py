@@ -120,7 +120,7 @@ def train_worker(config: dict[str, Any]) -> None:
     """What each worker runs: train, and report with a checkpoint a few times in each epoch."""
     torch.manual_seed(0)  # the same first weights in every run
     model = ray.train.torch.prepare_model(build_model())
-    optimizer = torch.optim.Adam(model.parameters(), fused=True)  # all in one go
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)  # a faster kind
     schedule = OneCycleLR(optimizer, config["learning_rate"], config["steps"])
     plain = getattr(model, "module", model)
     parts = {"model": plain, "optimizer": optimizer, "schedule": schedule}
@@ -160,7 +160,7 @@ def main() -> None:
             "all_pictures": (False, True),
             "epochs": (2, 10),
             "batch_per_worker": (64, 128),
-            "max_failures": (1, 5),  # lost workers
+            "max_failures": (1, 5),  # restarts
             "failed_starts": (0, 10),  # a cluster may still be growing
         }
     )

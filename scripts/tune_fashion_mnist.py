@@ -168,10 +168,10 @@ def main() -> None:
     best_checkpoint = winner.get_best_checkpoint("val_accuracy", mode="max")
     model = build_model(winner.config)
     model.load_state_dict(load_state(best_checkpoint)["model"])
-    test_images = load_images(train=False)
-    val_accuracy = accuracy(model, *images["val"])
+    val_accuracy, test_images = accuracy(model, *images["val"]), load_images(train=False)
     test_accuracy = accuracy(model, *test_images)
-    print(f"the winner: validation {val_accuracy:.4f}, test accuracy {test_accuracy:.4f}")
+    error = 2 * (test_accuracy * (1 - test_accuracy) / len(test_images[1])) ** 0.5
+    print(f"validation {val_accuracy:.4f}, test accuracy {test_accuracy:.4f} ± {error:.3f}")
 
 
 if __name__ == "__main__":

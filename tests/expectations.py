@@ -217,9 +217,7 @@ EXPECTATIONS: list[Expectation] = [
         "what the task waits for",
         equals="camera",
     ),
-    Expectation(
-        "01_tasks_and_actors", "states", r"(\w+) \| after ", "what waits for it", equals="PENDING_ARGS_AVAIL"
-    ),
+    Expectation("01_tasks_and_actors", "states", r"(\w+) \| after ", "what waits for it", equals="PENDING_ARGS_AVAIL"),
     Expectation("01_tasks_and_actors", "cancel", r"(TaskCancelledError)", "its end", equals="TaskCancelledError"),
     Expectation("01_tasks_and_actors", "states", r"(RUNNING) \| ask_a_server", "the stuck task", equals="RUNNING"),
     Expectation("01_tasks_and_actors", "counter", r"(?m)^(\[.*\])$", "the counts", equals="[1, 2, 3, 4, 5]"),
@@ -280,7 +278,7 @@ EXPECTATIONS: list[Expectation] = [
     Expectation("02_object_store", "memory", r"adds (\d+) MB", "what pickling adds", at_least=150, at_most=250),
     Expectation("02_object_store", "kept", r"a variable: .*DRIVER: (\w+)", "it", equals="LOCAL_REFERENCE"),
     Expectation("02_object_store", "used", r"runs: .*: (USED_BY_PENDING_TASK)", "it", equals="USED_BY_PENDING_TASK"),
-    Expectation("02_object_store", "used", r"objects now: (\d+)", "what is left after the task", equals="0"),
+    Expectation("02_object_store", "used", r"has ended: (nothing)", "what is kept after the task", equals="nothing"),
     Expectation("02_object_store", "pinned", r"DRIVER: (\w+)", "what keeps the array", equals="PINNED_IN_MEMORY"),
     Expectation("02_object_store", "pinned", r"slice: (\d+) MB", "what a slice keeps", equals="200"),
     Expectation("02_object_store", "pinned", r"usage (\d+) MiB", "the store in use", equals="0"),
@@ -322,6 +320,7 @@ EXPECTATIONS: list[Expectation] = [
     Expectation(MEMORY, "recovered", r"again: (\d+)", "the sum", equals="2500000"),
     Expectation("03_ray_data", "blocks", r"=None: (\d+ calls)", "calls with whole blocks", equals="8 calls"),
     Expectation("03_ray_data", "blocks", r"=500: (\d+ calls)", "calls with batches of 500", equals="24 calls"),
+    Expectation("03_ray_data", "order", r"in order: (\w+)", "rows whose first block is slow", equals="False"),
     Expectation("03_ray_data", "lazy", r"bright images: ([\d,]+)", "the bright images", equals="3,973"),
     Expectation("03_ray_data", "cpu-heavy", r"same pixels: (\w+)", "the same pixels both ways", equals="True"),
     # Where other programs keep both cores busy, a second worker gains little: 0.9 and 1.1 were seen with eight of them.
@@ -332,7 +331,8 @@ EXPECTATIONS: list[Expectation] = [
     Expectation("03_ray_data", "cheap-step", r"block takes (-?\d+) ms more", "the price of a block", at_least=1),
     Expectation("03_ray_data", "actors", r"accuracy ([\d.]+)", "the accuracy of the actor pool", at_least=0.85),
     Expectation("03_ray_data", "actors", r"over ([\d,]+) images", "the answers of the pool", equals="6,000"),
-    Expectation("03_ray_data", "actors", r"actor is ([\d.]+) times", "loading once against each time", at_least=1.2),
+    Expectation("03_ray_data", "actors", r"([\d.]+) times .* batch", "loading once against each time", at_least=1.2),
+    Expectation("03_ray_data", "actors", r"([\d.]+) times .* file", "loading once against once a file", at_least=0.7),
     Expectation("03_ray_data", "streaming", r"same sums: (\w+)", "the same sums in four ways", equals="True"),
     Expectation("03_ray_data", "streaming", r"plain loop: at most (\d+) MB", "what was there before", at_most=200),
     Expectation("03_ray_data", "streaming", r"materialized: at most (\d+) MB", "materialized", at_least=600),
@@ -353,14 +353,12 @@ EXPECTATIONS: list[Expectation] = [
     Expectation(
         "04_train_fashion_mnist", "gradients", r"together (-\d\S*)\n.*together \1", "the common gradient", at_most=0
     ),
-    # Threads or workers: on two cores neither can be much more than twice as fast, and the exchange costs something.
-    # Beside another busy program, two threads that wait for each other were once half as fast as one.
+    # On two cores, a second process can hardly win against a second thread, because the exchange costs something.
+    # Beside another busy program, threads that wait for each other were once half as fast as one.
     Expectation(
-        "04_train_fashion_mnist", "workers", r"2 threads: .* ([\d.]+) times", "two threads", at_least=0.4, at_most=2.4
+        "04_train_fashion_mnist", "workers", r"([\d.]+) times as fast", "two workers", at_least=0.3, at_most=2.3
     ),
-    Expectation(
-        "04_train_fashion_mnist", "workers", r"2 workers.*, ([\d.]+) times", "two workers", at_least=0.5, at_most=2.3
-    ),
+    Expectation("04_train_fashion_mnist", "workers", r"result: (\d+) s", "with its start", at_least=5),
     Expectation("04_train_fashion_mnist", "test-accuracy", r"test accuracy ([\d.]+)", "its value", at_least=0.85),
     # The killed worker: the run went on from its own checkpoint, not from step 125, where it started ...
     Expectation("04_train_fashion_mnist", "recovery", r"a worker died\s+(\d+)", "the step it resumed at", at_least=126),
@@ -386,11 +384,13 @@ EXPECTATIONS: list[Expectation] = [
     Expectation("05_tune_asha", "first-result", r"talent': ([\d.]+)", "the best talent", at_least=0.5, at_most=1.0),
     Expectation("05_tune_asha", "how-far", r" (\d+) +[\d.]+\s*\Z", "epochs of the most talented", equals="27"),
     Expectation("05_tune_asha", "sweep", r"(\d+ trials, \d+ failed)", "its trials", equals="100 trials, 0 failed"),
-    Expectation("05_tune_asha", "overhead", r"training: (\d+)%", "training's share of the time", at_least=30),
+    Expectation("05_tune_asha", "overhead", r"validating: (\d+)%", "training's share of the time", at_least=30),
     Expectation("05_tune_asha", "overhead", r"(\d+) processes", "the number of processes", equals="2"),
     Expectation("05_tune_asha", "no-stopping", r"is (-?[\d.]+) points", "what ASHA lost", at_most=0.5),
     Expectation("05_tune_asha", "no-stopping", r"with ASHA:.* in ([\d,]+) epochs", "ASHA's epochs", at_most=900),
     Expectation("05_tune_asha", "no-stopping", r"stopping:.* in ([\d,]+) epochs", "all epochs", equals="2,700"),
+    Expectation("05_tune_asha", "few-in-full", r"ahead in (\d+)%", "ASHA ahead of few in full", at_least=60),
+    Expectation("05_tune_asha", "few-in-full", r"first: ([\d,]+) epochs", "the worst order", at_least=1500),
     Expectation("05_tune_asha", "orders", r"at most (\d+)", "the dearest order's epochs", at_most=1100),
     Expectation("05_tune_asha", "orders", r"found in (\d+)%", "the orders that find the best", at_least=50),
     Expectation("05_tune_asha", "test-accuracy", r"test accuracy ([\d.]+)", "the test accuracy", at_least=0.83),

@@ -224,7 +224,7 @@ def test_port_of_the_dashboard_in_use_is_fine() -> None:
     # Most often by the Ray of the notebook that asks.
     with listening(8265):
         finding = next(f for f in machine._ports() if f.what == "port 8265")
-    assert finding == Finding("port 8265", "in use; a new Ray takes another for its dashboard")
+    assert finding == Finding("port 8265", "in use, perhaps by your Ray; a second one takes another")
 
 
 def test_free_ports(monkeypatch: pytest.MonkeyPatch) -> None:

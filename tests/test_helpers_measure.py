@@ -78,35 +78,6 @@ def test_error_of_the_work_is_not_hidden() -> None:
         compare({"bad": lambda: 1 / 0})
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_one_worker_trains_and_then_all_of_them(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    seen: list[tuple[str, int, int]] = []
-
-    class Model(torch.nn.Module):
-        def __init__(self, name: str) -> None:
-            super().__init__()
-            self.name, self.layer = name, torch.nn.Linear(3 * 28 * 28, 10)
-
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            seen.append((self.name, len(images), torch.get_num_threads()))
-            return self.layer(images.flatten(1))
-
-    meetings: list[None] = []
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    monkeypatch.setattr(torch.distributed, "get_rank", lambda: rank)
-    monkeypatch.setattr(torch.distributed, "barrier", lambda: meetings.append(None))
-    before = torch.get_num_threads()
-    speed = measure.training_speed(Model("alone"), Model("shared"), rounds=1)
-    assert list(speed) == ["1 worker, 1 thread", "1 worker, 2 threads", "2 workers, 1 thread each"]
-    assert min(speed.values()) > 0
-    one = [("alone", 128, 1)] * 2 + [("alone", 128, 2)] * 2
-    assert seen == ((one if rank == 0 else []) + [("shared", 64, 1)] * 2) * 2
-    assert len(meetings) == 2 * 3 * 2  # both workers meet as often, or they would wait for each other for ever
-    assert torch.get_num_threads() == before
-
-
 @pytest.mark.parametrize(("ways", "rounds"), [({}, 3), ({"a": int}, 0)])
 def test_nothing_to_compare(ways: dict, rounds: int) -> None:
     with pytest.raises(ValueError, match="at least one way and one round, but got [01] ways and [03] rounds"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining
 
-from helpers.sweeps import KeepScheduler
+from helpers.sweeps import KeepScheduler, PressStop
 
 SCORES = [0.9, 0.8, 0.7, 0.5, 0.4]  # each worse than the one before, so at the first rung only the best goes on
 EPOCHS = 8
@@ -31,23 +30,16 @@ def steady_trial(config: dict[str, Any]) -> None:
             tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
 
 
-class PressStop(tune.Callback):
-    """Presses stop, as the button of a notebook does, when the trial with 0.5 is under way; only once."""
-
-    def __init__(self, pressed: Path) -> None:
-        self.pressed = pressed
-
-    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any) -> None:
-        if result["config"]["score"] == 0.5 and not self.pressed.exists():
-            self.pressed.touch()
-            signal.raise_signal(signal.SIGINT)
+def is_time(trials: list, result: dict[str, Any]) -> bool:
+    """The trial with 0.5 is under way."""
+    return result["config"]["score"] == 0.5
 
 
 def interrupted_and_restored(folder: Path, keep: bool) -> dict[float, int]:
     """How many epochs each trial had in the end, by score."""
     asha = ASHAScheduler(max_t=EPOCHS, grace_period=2, reduction_factor=2)
     choices = {"metric": "score", "mode": "max", "max_concurrent_trials": 1, "reuse_actors": True}
-    callbacks = [PressStop(folder / "pressed"), *([KeepScheduler(asha)] if keep else [])]
+    callbacks = [PressStop(is_time, folder / "pressed"), *([KeepScheduler(asha)] if keep else [])]
     first = tune.Tuner(
         steady_trial,
         param_space={"score": tune.grid_search(SCORES)},
@@ -83,3 +75,13 @@ def test_scheduler_that_cannot_be_saved_is_refused() -> None:
     pbt = PopulationBasedTraining(hyperparam_mutations={"lr": [0.1, 0.2]})
     with pytest.raises(ValueError, match="got a PopulationBasedTraining, which Ray Tune cannot save: expected an ASHA"):
         KeepScheduler(pbt)
+
+
+@pytest.mark.fast
+def test_stop_is_pressed_once(tmp_path: Path) -> None:
+    press = PressStop(lambda trials, result: result["epoch"] >= 3, tmp_path / "pressed")
+    for epoch in (1, 2):
+        press.on_trial_result(0, [], None, {"epoch": epoch})
+    with pytest.raises(KeyboardInterrupt):
+        press.on_trial_result(0, [], None, {"epoch": 3})
+    press.on_trial_result(0, [], None, {"epoch": 4})
