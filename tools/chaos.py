@@ -58,7 +58,7 @@ class Workload:
 WORKLOADS = (
     Workload("tasks and actor calls", work_through_tasks, (2, 5)),
     Workload("requests to Serve", serve_numbers, (3, 7)),
-    Workload("epochs of Ray Train", train_model, (12, 20)),
+    Workload("epochs of Ray Train", train_model, (20, 35)),
     Workload("trials of Tune", tune_rates, (8, 14)),
 )
 

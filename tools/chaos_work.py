@@ -31,7 +31,7 @@ PATIENCE_S = 240  # after which a result that has not come is lost
 NUMBERS = 50_000  # of 8 bytes: too large to travel with the result, so they lie in the store of a node
 CLIENTS, REPLICAS = 4, 3
 IMAGES, BATCH, WORKERS, RATE = 2000, 100, 2, 0.05
-FITS = 5  # how often a training is begun
+FITS = 20  # how often a training is begun
 STEP_S = 1.0  # of an epoch and of a step of a trial, so that there is time to be killed in
 
 
