@@ -172,11 +172,9 @@ EXPECTATIONS: list[Expectation] = [
     # Sleeping tasks on two CPUs, so 2 also on a machine that is busy otherwise; more with more CPUs.
     Expectation("00_start_here", "start-first", r"([\d.]+) times as fast", "start first, wait later", at_least=1.3),
     Expectation("00_start_here", "same-results", r"same results: (\w+)", "same results as plain Python", equals="True"),
-    Expectation(
-        "00_start_here", "chained", r"(?m)^(\S+) after", "the class with the largest images", equals="Pullover"
-    ),
-    Expectation("00_start_here", "chained", r"sizes hold (\w+)", "values, no references", equals="float"),
-    Expectation("00_start_here", "in-a-list", r"in a list: (\w+)", "references stay references", equals="ObjectRef"),
+    Expectation("00_start_here", "chained", r"began (-?[\d.]+) s before", "a score before the slow load", at_least=0.1),
+    Expectation("00_start_here", "in-a-list", r"star: (\[.*\])", "what arguments are", equals="['float', 'float']"),
+    Expectation("00_start_here", "in-a-list", r"list: \['(\w+)", "references stay references", equals="ObjectRef"),
     # 1.7 on two idle cores. A busy machine has no second core to give; the cell then says so.
     Expectation("00_start_here", "speedup", r"([\d.]+) times as fast", "tasks that compute", at_least=1.05),
     # Some thousands on an idle machine.
@@ -320,7 +318,8 @@ EXPECTATIONS: list[Expectation] = [
     Expectation(MEMORY, "recovered", r"again: (\d+)", "the sum", equals="2500000"),
     Expectation("03_ray_data", "blocks", r"=None: (\d+ calls)", "calls with whole blocks", equals="8 calls"),
     Expectation("03_ray_data", "blocks", r"=500: (\d+ calls)", "calls with batches of 500", equals="24 calls"),
-    Expectation("03_ray_data", "order", r"in order: (\w+)", "rows whose first block is slow", equals="False"),
+    # Block 2, whose task is slow, must not be third; where it is, nothing is found.
+    Expectation("03_ray_data", "order", r"came as \[(?!\d, \d, 2,)(\d)", "the first block", at_most=7),
     Expectation("03_ray_data", "lazy", r"bright images: ([\d,]+)", "the bright images", equals="3,973"),
     Expectation("03_ray_data", "cpu-heavy", r"same pixels: (\w+)", "the same pixels both ways", equals="True"),
     # Where other programs keep both cores busy, a second worker gains little: 0.9 and 1.1 were seen with eight of them.
@@ -331,13 +330,15 @@ EXPECTATIONS: list[Expectation] = [
     Expectation("03_ray_data", "cheap-step", r"block takes (-?\d+) ms more", "the price of a block", at_least=1),
     Expectation("03_ray_data", "actors", r"accuracy ([\d.]+)", "the accuracy of the actor pool", at_least=0.85),
     Expectation("03_ray_data", "actors", r"over ([\d,]+) images", "the answers of the pool", equals="6,000"),
-    Expectation("03_ray_data", "actors", r"([\d.]+) times .* batch", "loading once against each time", at_least=1.2),
-    Expectation("03_ray_data", "actors", r"([\d.]+) times .* file", "loading once against once a file", at_least=0.7),
+    Expectation(
+        "03_ray_data", "actors", r"costs (-?[\d.]+) ms more", "a load for each file", at_least=0.01, at_most=20
+    ),
+    Expectation("03_ray_data", "actors", r"after ([\d,]+) images", "where the pool would overtake", at_least=500),
     Expectation("03_ray_data", "streaming", r"same sums: (\w+)", "the same sums in four ways", equals="True"),
-    Expectation("03_ray_data", "streaming", r"plain loop: at most (\d+) MB", "what was there before", at_most=200),
-    Expectation("03_ray_data", "streaming", r"materialized: at most (\d+) MB", "materialized", at_least=600),
+    Expectation("03_ray_data", "streaming", r"plain loop: at most (\d+) MB", "what a loop stores", at_most=50),
+    Expectation("03_ray_data", "streaming", r"materialized: at most (\d+) MB", "materialized", at_least=500),
     Expectation("03_ray_data", "streaming", r"stream: at most (\d+) MB", "half of the store, and a bit", at_most=640),
-    Expectation("03_ray_data", "streaming", r"stream, 64 MB: at most (\d+) MB", "with a limit", at_most=220),
+    Expectation("03_ray_data", "streaming", r"stream, 64 MB: at most (\d+) MB", "with a limit", at_most=150),
     Expectation("03_ray_data", "training-loop", r"(\d+) steps", "every batch once", equals="300"),
     Expectation("03_ray_data", "training-loop", r"accuracy ([\d.]+)", "learnt from the stream", at_least=0.7),
     Expectation("03_ray_data", "bad-row", r"(OSError): ", "the error of a torn image", equals="OSError"),
@@ -360,10 +361,10 @@ EXPECTATIONS: list[Expectation] = [
     ),
     Expectation("04_train_fashion_mnist", "workers", r"result: (\d+) s", "with its start", at_least=5),
     Expectation("04_train_fashion_mnist", "test-accuracy", r"test accuracy ([\d.]+)", "its value", at_least=0.85),
-    # The killed worker: the run went on from its own checkpoint, not from step 125, where it started ...
-    Expectation("04_train_fashion_mnist", "recovery", r"a worker died\s+(\d+)", "the step it resumed at", at_least=126),
+    # The killed worker: the run went on from its own checkpoint, not from step 100, where it started ...
+    Expectation("04_train_fashion_mnist", "recovery", r"a worker died\s+(\d+)", "the step it resumed at", at_least=101),
     # ... some steps were lost with the worker and done again, but less than a report's worth ...
-    Expectation("04_train_fashion_mnist", "recovery", r"(\d+) steps were lost", "them", at_least=1, at_most=11),
+    Expectation("04_train_fashion_mnist", "recovery", r"(\d+) steps were lost", "them", at_least=1, at_most=24),
     # ... and it ended with the same weights as the run that nothing happened to.
     Expectation("04_train_fashion_mnist", "same-weights", r"weights: (\S+)", "their difference", at_most=1e-6),
     Expectation(ONE_CORE, "first-result", r"2: ([\d.]+)\}", "the seconds with two threads", at_least=0.001),
