@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +79,16 @@ def test_scheduler_that_cannot_be_saved_is_refused() -> None:
         KeepScheduler(pbt)
 
 
+@pytest.fixture
+def pressable() -> Iterator[None]:
+    """The signal raises KeyboardInterrupt, whatever a sweep before has left."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before or signal.default_int_handler)
+
+
 @pytest.mark.fast
-def test_stop_is_pressed_once(tmp_path: Path) -> None:
+def test_stop_is_pressed_once(pressable: None, tmp_path: Path) -> None:
     press = PressStop(lambda trials, result: result["epoch"] >= 3, tmp_path / "pressed")
     for epoch in (1, 2):
         press.on_trial_result(0, [], None, {"epoch": epoch})
