@@ -161,8 +161,10 @@ def execute(notebook: Path) -> Ran:
             began = time.perf_counter()
             try:
                 client.execute_cell(cell, index)
-            except (CellExecutionError, CellTimeoutError) as error:
-                said = str(error).strip().splitlines()[-1]
+            except CellExecutionError as error:
+                said = f"{error.ename}: {error.evalue}".strip().splitlines()[-1]
+            except CellTimeoutError:
+                said = f"the cell did not end within {SECONDS_PER_CELL} s"
             took.append((time.perf_counter() - began, cell.source.partition("\n")[0]))
             if said:
                 break
