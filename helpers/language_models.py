@@ -358,6 +358,9 @@ class StepTimer(TrainerCallback):
 class LoseWorker(TrainerCallback):
     """For an experiment: the process of one worker is killed after a step, as if its machine had been lost.
 
+    Ray Train asks its workers for their reports every two seconds. A checkpoint that was reported just before would be
+    lost with the worker, and with short steps the whole run would begin anew. So the worker waits for three seconds.
+
     Args:
         rank: of the worker that is lost.
         step: after which step, counted over the whole training.
@@ -370,4 +373,5 @@ class LoseWorker(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         if state.global_step == self.step and ray.train.get_context().get_world_rank() == self.rank:
+            time.sleep(3)
             os.kill(os.getpid(), signal.SIGKILL)
