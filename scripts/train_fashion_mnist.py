@@ -120,7 +120,7 @@ def train_worker(config: dict[str, Any]) -> None:
     """What each worker runs: train, and report with a checkpoint a few times in each epoch."""
     torch.manual_seed(0)  # the same first weights in every run
     model = ray.train.torch.prepare_model(build_model())
-    optimizer = torch.optim.Adam(model.parameters(), fused=True)  # a faster kind
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
     schedule = OneCycleLR(optimizer, config["learning_rate"], config["steps"])
     plain = getattr(model, "module", model)
     parts = {"model": plain, "optimizer": optimizer, "schedule": schedule}
