@@ -12,6 +12,7 @@ import pytest
 from tests.hosts import (
     IMPOSSIBLE,
     LESSONS,
+    SAYS_IT,
     Host,
     Ran,
     execute,
@@ -55,7 +56,12 @@ def test_a_lesson_ends_or_says_what_it_lacks(head: Host, path: Path, tmp_path: P
 @pytest.mark.fast
 @pytest.mark.parametrize(
     ("said", "seconds", "good"),
-    [("", 500, True), ("RuntimeError: no GPU", 20, True), ("RuntimeError: no GPU", 40, False)],
+    [
+        ("", 500, True),
+        (f"RuntimeError: {SAYS_IT} a GPU", 20, True),
+        (f"RuntimeError: {SAYS_IT} a GPU", 40, False),
+        ("NameError: name 'x' is not defined", 2, False),
+    ],
 )
 def test_what_is_good(said: str, seconds: float, good: bool) -> None:
     assert Ran("x", 600, said, seconds, "fit()").is_good() == good

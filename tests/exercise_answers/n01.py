@@ -124,24 +124,24 @@ def window_of_references(task, items, n):
     return window(task, items, n)
 
 
-def window_in_finishing_order(task, items, n):
+def window_of_values(task, items, n):
+    """Values in the order in which their tasks end, and the tasks that are left when all have started."""
     pending, values = [], []
     for item in items:
         if len(pending) == n:
             (ready,), pending = ray.wait(pending)
             values.append(ray.get(ready))
         pending.append(task.remote(item))
+    return values, pending
+
+
+def window_in_finishing_order(task, items, n):
+    values, pending = window_of_values(task, items, n)
     return values + ray.get(pending)
 
 
 def window_that_forgets_the_last(task, items, n):
-    pending, values = [], []
-    for item in items:
-        if len(pending) == n:
-            (ready,), pending = ray.wait(pending)
-            values.append(ray.get(ready))
-        pending.append(task.remote(item))
-    return values
+    return window_of_values(task, items, n)[0]
 
 
 def window_by_item(task, items, n):
