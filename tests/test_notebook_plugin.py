@@ -283,6 +283,22 @@ def test_expectation_of_a_text_and_of_thousands() -> None:
 
 
 @pytest.mark.fast
+@pytest.mark.parametrize(
+    ("output", "says"),
+    [
+        ("one: 10\ntwo: 21", None),
+        ("one: 1,000\ntwo: 2,100", None),
+        ("one: 10\ntwo: 14", "two beside one is 1.4, expected at least 1.5"),
+        ("one: 0\ntwo: 21", "is 21 / 0, expected"),
+        ("two: 21", "expected 'one: (\\\\S+)' beside two beside one, found 'two: 21'"),
+    ],
+)
+def test_expectation_of_one_number_beside_another(output: str, says: str | None) -> None:
+    expectation = Expectation("x", "t", r"two: (\S+)", "two beside one", at_least=1.5, over=r"one: (\S+)")
+    problem = expectation.problem(output)
+    assert problem is None if says is None else says in (problem or "")
+
+
 def test_an_expectation_that_cannot_fail_is_refused() -> None:
     with pytest.raises(ValueError, match="needs a group"):
         Expectation("x", "t", r"[0-9]+", "the number", at_least=1)
