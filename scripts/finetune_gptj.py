@@ -43,7 +43,8 @@ def deepspeed_config(stage: int) -> dict[str, Any]:
     """DeepSpeed's settings; "auto" stands for those of Trainer."""
     return {
         "zero_optimization": {
-            "stage": stage,  # the next line gathers the weights of stage 3 for files
+            "stage": stage,
+            # With stage 3: save the weights in one file as well.
             "stage3_gather_16bit_weights_on_model_save": True,
         },
         "bf16": {"enabled": "auto"},
@@ -193,7 +194,7 @@ def main() -> None:
             scaling_config=ray.train.ScalingConfig(
                 num_workers=size.workers, use_gpu=size.use_gpu, resources_per_worker={"CPU": size.cpus_per_worker}
             ),
-            torch_config=ray.train.torch.TorchConfig(timeout_s=3600),  # to save takes long
+            torch_config=ray.train.torch.TorchConfig(timeout_s=3600),  # saving is slow
             run_config=ray.train.RunConfig(
                 name=name,
                 storage_path=str(storage),

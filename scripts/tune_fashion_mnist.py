@@ -156,7 +156,9 @@ def main() -> None:
     run = tune.RunConfig(
         name="asha",
         storage_path=storage,
-        checkpoint_config=tune.CheckpointConfig(size.checkpoints_kept, "val_accuracy"),
+        checkpoint_config=tune.CheckpointConfig(
+            num_to_keep=size.checkpoints_kept, checkpoint_score_attribute="val_accuracy"
+        ),
         progress_reporter=SweepProgress(),
         verbose=1,
     )
@@ -164,7 +166,7 @@ def main() -> None:
     results = tuner.fit()
     print(f"{len(results)} trials, {results.num_errors} failed")
 
-    winner = results.get_best_result(scope="all")  # the best epoch of any trial
+    winner = results.get_best_result(scope="all")  # not only the last epochs
     best_checkpoint = winner.get_best_checkpoint("val_accuracy", mode="max")
     model = build_model(winner.config)
     model.load_state_dict(load_state(best_checkpoint)["model"])

@@ -53,6 +53,7 @@ TIDY = (
 RAY_LINE = re.compile(
     r"(?:DEBUG|INFO|WARNING) \w+\.py:\d+ -- |\[[IW]\] \w+\.cc:\d+: |\([\w.: ]+\) "
     r"|distributed\.nanny - WARNING - Restarting worker "
+    r"|distributed\.client - WARNING - Couldn.t gather \d+ keys, rescheduling "  # asked while its worker died
 )
 PYTHON_TROUBLE = re.compile(r"\w*Warning: |Traceback \(most recent call last\)")
 

@@ -28,6 +28,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from helpers.exercises import (
     capstone,
+    choosing,
     cluster,
     debugging,
     lora,
@@ -129,6 +130,7 @@ NEEDS_RAY = {
     "pipeline",
     "in_bundles",
     "combine_all",
+    "four_jobs",
     "gather",
 }
 RAY_MODULES = ("tasks_and_actors", "actor_patterns", "object_store", "memory_under_pressure", "cluster", "debugging")
@@ -156,6 +158,7 @@ FEWER = dict.fromkeys(
         debugging.open_the_circle,
         llm_server.front_door,
         lora.all_voices,
+        choosing.four_jobs,
         others.combine_all,
         serve_gptj.adapted,
         serving.fallback,

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import ray
 from ray.util import ActorPool
 
-from helpers.exercises import others
+from helpers.exercises import choosing, others
 
 
 @ray.remote
@@ -281,7 +281,34 @@ def with_values(combine, refs):
     return waiting[0]
 
 
+# --- Exercise 3 ---
+
+SQUARES = ("loop", "Ray", "faster")
+SERVER = ("threads", "loop", "faster")
+CRASH = ("Ray", "joblib", "survives")
+LOADS = ("Ray actor", "Ray tasks", "fewer loads")
+
+
+def chosen(squares=SQUARES, server=SERVER, crash=CRASH, loads=LOADS):
+    return {"tiny calls": squares, "slow server": server, "crash": crash, "slow load": loads}
+
+
 WRONG = {
+    (3, choosing.four_jobs): [
+        (chosen(squares=("Ray", "loop", "faster")), "Choose a reason that this shows"),
+        (chosen(squares=("threads", "Ray", "faster")), "Your reason is true"),
+        (chosen(server=("joblib", "loop", "faster")), "Your reason is true"),
+        (chosen(crash=("joblib", "Ray", "survives")), "raised TerminatedWorkerError"),
+        (chosen(crash=("Ray", "joblib", "faster")), "Choose a reason that this shows"),
+        (chosen(loads=("joblib", "Ray tasks", "fewer loads")), "Choose a reason that this shows"),
+        (chosen(loads=("Ray tasks", "joblib", "survives")), "Choose a reason that this shows"),
+        (chosen(crash=("threads", "joblib", "survives")), "See the table"),
+        (chosen(crash=("Ray", "Ray", "survives")), "better than"),
+        (chosen(crash=("Ray", "joblib", "better")), "Why did you choose it"),
+        (chosen(crash="Ray"), "Three texts"),
+        ({"tiny calls": SQUARES}, "each of the four jobs"),
+        (None, "each of the four jobs"),
+    ],
     (1, others.in_bundles): [
         (a_task_for_each, "give each task so many pieces"),
         (bundles_of_fifty, "How many pieces fit"),
@@ -312,6 +339,11 @@ WRONG = {
     ],
 }
 RIGHT = {
+    (3, choosing.four_jobs): [
+        chosen(squares=("loop", "joblib", "faster"), server=("threads", "Ray", "faster")),
+        chosen(loads=("Ray actor", "joblib", "fewer loads")),
+        {job: list(choice) for job, choice in reversed(chosen().items())},
+    ],
     (1, others.in_bundles): [bundles_with_actors, every_nth_piece, three_timed_here, bundles_by_threads, as_a_tuple],
     (2, others.combine_all): [as_they_come_one_by_one, with_a_recursion, with_values],
 }
