@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import json
+import re
 
 import pytest
 
 from benchmarks.__main__ import GROUPS
-from benchmarks.rows import HEAD, markdown, row, short
+from benchmarks.rows import HEAD, Row, markdown, row, short
 from benchmarks.scaling import on_paper
+from helpers import data
 
 pytestmark = pytest.mark.fast
 
@@ -70,3 +73,38 @@ def test_many_machines_on_paper() -> None:
 @pytest.mark.parametrize("group", GROUPS)
 def test_each_group_measures(group: str) -> None:
     assert callable(importlib.import_module(f"benchmarks.{group}").measure)
+
+
+# The stored table, and what the README quotes of it -----------------------------
+
+FOLDER = data.REPOSITORY / "benchmarks"
+
+
+def stored_rows() -> list[Row]:
+    entries = json.loads((FOLDER / "table.json").read_text())
+    for entry in entries:
+        entry["names"] = tuple(entry["names"])
+        entry.pop("ratios")
+    return [Row(**entry) for entry in entries]
+
+
+def test_the_stored_table_is_made_of_its_figures() -> None:
+    text, rows = (FOLDER / "table.md").read_text(), stored_rows()
+    assert markdown(rows) in text
+    assert len(rows) >= 20
+    assert re.search(r"(?m)^Measured in \d+ minutes\.$", text)
+
+
+def test_the_readme_quotes_only_what_was_measured() -> None:
+    section = (data.REPOSITORY / "README.md").read_text().partition("## How fast it is\n")[2].partition("\n## ")[0]
+    quoted = [line for line in section.splitlines() if line.startswith("| ") and not line.startswith("| what")]
+    possible = {quote(row) for row in stored_rows()}
+    assert len(quoted) >= 5 and not set(quoted) - possible, f"of the table there are {sorted(possible)}"
+    prose = [line for line in section.splitlines() if not line.startswith("|")]
+    assert not re.search(r"\d", "".join(prose)), "numbers belong into the table"
+
+
+def quote(row: Row) -> str:
+    """A line of the README's table."""
+    what, _, first, second, ratio, _ = row.cells()
+    return f"| {what} | {first} | {second} | {ratio} |"
