@@ -61,6 +61,7 @@ READ_RESULTS = {"06_serve_fashion_mnist", "08_serve_gptj"}
 MEMORY_GB = 6.0
 MEMORY_GB_OF = {
     "07_finetune_gptj": 8.0,  # two workers, each with PyTorch, Transformers and DeepSpeed
+    "deep_dives/planning_six_billion": 7.0,  # 6.4 where a CPU calculates in 32 bits
     "08_serve_gptj": 8.0,  # vLLM imports much, in each of its processes
 }
 
