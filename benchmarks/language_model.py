@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import time
 from typing import Any
@@ -24,7 +25,7 @@ from helpers.session import ray_options
 from scripts.finetune_gptj import deepspeed_config, pack
 
 WORKERS, BLOCKS, LENGTH, ROUNDS = 2, 16, 128, 2
-WARM_UP, STEPS = 2, 6
+WARM_UP, WINDOWS, STEPS = 2, 3, 5  # as in benchmarks/training.py
 ARTICLE_LENGTH = 512  # the article fills each row of text up to so many tokens
 
 
@@ -33,10 +34,10 @@ def measure() -> list[Row]:
     ray.init(**ray_options(num_cpus=WORKERS, log_to_driver=False))
     found: dict[str, list[float]] = {"Ray Train": [], "torchrun": [], "torchrun without DeepSpeed": []}
     for _ in range(ROUNDS):
-        found["torchrun"].append(with_torchrun("language_model", deepspeed=True)["speed"])
-        found["Ray Train"].append(fit(worker_of_ray)["speed"])
-        found["torchrun without DeepSpeed"].append(with_torchrun("language_model", deepspeed=False)["speed"])
-        print({name: round(speeds[-1]) for name, speeds in found.items()}, flush=True)
+        found["torchrun"] += with_torchrun("language_model", deepspeed=True)["speeds"]
+        found["Ray Train"] += fit(worker_of_ray)["speeds"]
+        found["torchrun without DeepSpeed"] += with_torchrun("language_model", deepspeed=False)["speeds"]
+        print({name: [round(speed) for speed in speeds[-WINDOWS:]] for name, speeds in found.items()}, flush=True)
     ray.shutdown()
     speed = "tokens per second"
     return [
@@ -65,16 +66,15 @@ def tokenizer_and_blocks() -> tuple[Any, torch.Tensor]:
 
 
 class Speed(TrainerCallback):
-    """Measures the steps after the first ones."""
+    """Notes when each window of steps ends, after the first ones."""
 
     def __init__(self) -> None:
-        self.start = self.seconds = 0.0
+        self.ends: list[float] = []
 
     def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        torch.distributed.barrier()
-        if state.global_step == WARM_UP:
-            self.start = time.perf_counter()
-        self.seconds = time.perf_counter() - self.start
+        if state.global_step >= WARM_UP and (state.global_step - WARM_UP) % STEPS == 0:
+            torch.distributed.barrier()
+            self.ends.append(time.perf_counter())
 
 
 def trainer_and_speed(deepspeed: bool) -> tuple[Trainer, Speed]:
@@ -84,7 +84,7 @@ def trainer_and_speed(deepspeed: bool) -> tuple[Trainer, Speed]:
     arguments = TrainingArguments(
         output_dir=tempfile.mkdtemp(),
         deepspeed=deepspeed_config(2) if deepspeed else None,
-        max_steps=WARM_UP + STEPS,
+        max_steps=WARM_UP + WINDOWS * STEPS,
         per_device_train_batch_size=BLOCKS,
         learning_rate=1e-4,
         bf16=numbers == "bf16",
@@ -100,19 +100,21 @@ def trainer_and_speed(deepspeed: bool) -> tuple[Trainer, Speed]:
     return Trainer(model, arguments, train_dataset=rows, callbacks=[speed]), speed
 
 
-def tokens_per_second(trainer: Trainer, speed: Speed) -> dict[str, float]:
+def tokens_per_second(trainer: Trainer, speed: Speed) -> dict[str, list[float]]:
+    """Of both workers together, in each window of steps."""
     trainer.train()
-    return {"speed": STEPS * WORKERS * BLOCKS * LENGTH / speed.seconds}
+    together = STEPS * WORKERS * BLOCKS * LENGTH
+    return {"speeds": [together / (end - start) for start, end in itertools.pairwise(speed.ends)]}
 
 
-def worker_of_ray(config: dict[str, Any]) -> dict[str, float]:
+def worker_of_ray(config: dict[str, Any]) -> dict[str, list[float]]:
     """With Ray Train."""
     prepare_deepspeed()
     trainer, speed = trainer_and_speed(deepspeed=True)
     return tokens_per_second(prepare_trainer(trainer), speed)
 
 
-def worker_of_torchrun(settings: dict[str, Any]) -> dict[str, float]:
+def worker_of_torchrun(settings: dict[str, Any]) -> dict[str, list[float]]:
     """Without Ray."""
     if settings["deepspeed"]:
         prepare_deepspeed()

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.rows import Row, row
 from benchmarks.training import BATCH
-from helpers.nodes import ray_start
+from helpers.nodes import Node, ray_start
 from helpers.session import ray_options
 from scripts.train_fashion_mnist import build_model, train_step
 
@@ -36,17 +36,20 @@ def measure() -> list[Row]:
     """The rows of this group; three minutes on two cores."""
     waits: dict[int, list[float]] = {}
     empty: dict[int, list[float]] = {}
+    head = ray_start("--head --num-cpus=1 --include-dashboard=false")
+    ray.init(**ray_options(address=head.address, log_to_driver=False))
+    others: list[Node] = []
     for nodes in NODES:
-        head = ray_start("--head --num-cpus=1 --include-dashboard=false")
-        others = [ray_start(f"--address={head.address} --num-cpus=1 --labels=place={i}") for i in range(1, nodes)]
-        ray.init(**ray_options(address=head.address, log_to_driver=False))
+        while len(others) + 1 < nodes:
+            others.append(ray_start(f"--address={head.address} --num-cpus=1 --labels=place={len(others) + 1}"))
+        assert ray.cluster_resources()["CPU"] == nodes
         tasks_per_second(pause, TASKS * nodes)  # starts the processes
         waits[nodes] = [tasks_per_second(pause, TASKS * nodes) for _ in range(ROUNDS)]
         empty[nodes] = [tasks_per_second(nothing, 1000) for _ in range(ROUNDS)]
         print(nodes, "nodes:", statistics.median(waits[nodes]), statistics.median(empty[nodes]), flush=True)
-        ray.shutdown()
-        for node in [*others, head]:
-            node.stop()
+    ray.shutdown()
+    for node in [*others, head]:
+        node.stop()
     rows = [
         row(
             f"tasks that wait {1000 * PAUSE_S:.0f} ms, {nodes} nodes with one CPU each, or one node",

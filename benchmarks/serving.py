@@ -97,7 +97,10 @@ def measure() -> list[Row]:
 
 def with_variables(variables: dict[str, str]) -> dict[str, list[float]] | None:
     """What with_settings finds in a process that has these variables from its start; None if it fails."""
-    program = "import json; from benchmarks.serving import with_settings; print('FOUND', json.dumps(with_settings()))"
+    program = (
+        "import json; from benchmarks.serving import with_settings as w; "
+        "print('FOUND', json.dumps(w(('batched', 'bare'), at_a_rate=False)))"
+    )
     command = [sys.executable, "-c", program]
     try:
         done = subprocess.run(
@@ -118,8 +121,10 @@ def with_variables(variables: dict[str, str]) -> dict[str, list[float]] | None:
     return None
 
 
-def with_settings() -> dict[str, list[float]]:
-    """Answers per second of the three services, and the slowest answers at a fixed rate."""
+def with_settings(
+    kinds: tuple[str, ...] = ("single", "batched", "bare"), at_a_rate: bool = True
+) -> dict[str, list[float]]:
+    """Answers per second of these services, and the slowest answers at a fixed rate."""
     with LoadGenerator() as load:
         ray.init(**ray_options(num_cpus=2, log_to_driver=False))
         port, bare_port = free_port(8000), free_port(8100)
@@ -130,7 +135,7 @@ def with_settings() -> dict[str, list[float]]:
         ray.get(bare.ready.remote())
         images = FashionMNIST(str(data.fashion_mnist_root()), train=False).data.numpy()[:500]
         pngs = [as_png(image) for image in images]
-        urls = {kind: f"http://127.0.0.1:{port}/{kind}" for kind in ("single", "batched")}
+        urls = {kind: f"http://127.0.0.1:{port}/{kind}" for kind in kinds}
         urls["bare"] = f"http://127.0.0.1:{bare_port}"
         header = {"Content-Type": "image/png"}
         found = {
@@ -146,7 +151,7 @@ def with_settings() -> dict[str, list[float]]:
                     span = (answers["start"] + answers["seconds"]).max() - answers["start"].min()
                     speeds[kind].append(len(answers) / span)
         rate = sorted(speeds["bare"])[len(speeds["bare"]) // 2] / 2
-        for kind in ("batched", "bare"):
+        for kind in ("batched", "bare") if at_a_rate else ():
             slow = [load.run_at_rate(urls[kind], pngs, rate, SECONDS, "image/png")["seconds"] for _ in range(ROUNDS)]
             speeds[f"{kind} p99"] = [1000 * float(seconds.quantile(0.99)) for seconds in slow]
         ray.kill(bare)

@@ -23,8 +23,9 @@ from helpers import data
 from helpers.session import ray_options
 from scripts.train_fashion_mnist import build_model, normalize, scale, train_step
 
-WORKERS, BATCH, ROUNDS = 2, 64, 3
-WARM_UP, STEPS = 4, 24
+WORKERS, BATCH, ROUNDS = 2, 64, 2
+# Of each run: some steps to warm up, and then so many windows of so many steps, because one alone varies by a tenth.
+WARM_UP, WINDOWS, STEPS = 8, 3, 20
 LEARNING_RATE, OUR_EPOCHS, MOST_EPOCHS = 2e-3, 1, 5
 Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
 
@@ -34,11 +35,11 @@ def measure() -> list[Row]:
     ray.init(**ray_options(num_cpus=WORKERS, log_to_driver=False))
     found: dict[str, list[float]] = {"Ray Train": [], "torchrun": [], "Ray Data": []}
     for _ in range(ROUNDS):
-        found["torchrun"].append(with_torchrun("training")["speed"])
+        found["torchrun"] += with_torchrun("training")["speeds"]
         with_ray = fit(worker_of_ray, datasets={"train": ray_dataset()}, cpus=0.5)
-        for name, speed in with_ray.items():
-            found[name].append(speed)
-        print({name: round(speeds[-1]) for name, speeds in found.items()}, flush=True)
+        for name, speeds in with_ray.items():
+            found[name] += speeds
+        print({name: [round(speed) for speed in speeds[-WINDOWS:]] for name, speeds in found.items()}, flush=True)
     loops = equal_accuracy()
     ray.shutdown()
     unit = "images per second"
@@ -87,31 +88,31 @@ def ray_dataset() -> ray.data.Dataset:
     return ray.data.from_items(rows, override_num_blocks=4 * WORKERS).map_batches(normalize)
 
 
-def images_per_second(model: nn.Module, batches: Batches) -> float:
-    """The speed of all workers together, after some steps to warm up."""
+def images_per_second(model: nn.Module, batches: Batches) -> list[float]:
+    """The speed of all workers together in each window of steps, after some to warm up."""
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
-    start = 0.0
-    for step, (images, labels) in enumerate(itertools.islice(batches, WARM_UP + STEPS)):
-        if step == WARM_UP:
-            torch.distributed.barrier()
-            start = time.perf_counter()
+    ends = []
+    for step, (images, labels) in enumerate(itertools.islice(batches, WARM_UP + WINDOWS * STEPS), start=1):
         train_step(model, optimizer, images, labels)
-    torch.distributed.barrier()
-    return STEPS * BATCH * torch.distributed.get_world_size() / (time.perf_counter() - start)
+        if step >= WARM_UP and (step - WARM_UP) % STEPS == 0:
+            torch.distributed.barrier()
+            ends.append(time.perf_counter())
+    together = STEPS * BATCH * torch.distributed.get_world_size()
+    return [together / (end - start) for start, end in itertools.pairwise(ends)]
 
 
-def worker_of_torchrun(settings: dict[str, Any]) -> dict[str, float]:
+def worker_of_torchrun(settings: dict[str, Any]) -> dict[str, list[float]]:
     """Without Ray: the process group, the model and the loader by hand."""
     torch.distributed.init_process_group("gloo")
     model = nn.parallel.DistributedDataParallel(build_model())
     images = image_set()
     loader = DataLoader(images, batch_size=BATCH, sampler=DistributedSampler(images))
-    speed = images_per_second(model, loader)
+    speeds = images_per_second(model, loader)
     torch.distributed.destroy_process_group()
-    return {"speed": speed}
+    return {"speeds": speeds}
 
 
-def worker_of_ray(config: dict[str, Any]) -> dict[str, float]:
+def worker_of_ray(config: dict[str, Any]) -> dict[str, list[float]]:
     """With Ray Train, which prepares the model and the loader; and then with Ray Data, as in notebook 04."""
     torch.set_num_threads(1)
     loader = ray.train.torch.prepare_data_loader(DataLoader(image_set(), batch_size=BATCH, shuffle=True))

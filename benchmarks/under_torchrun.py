@@ -15,7 +15,7 @@ from helpers import data
 from helpers.session import free_port
 
 
-def with_torchrun(module: str, **settings: Any) -> dict[str, float]:
+def with_torchrun(module: str, **settings: Any) -> dict[str, list[float]]:
     """Run `worker_of_torchrun(settings)` of a module of this package in two processes.
 
     Returns:

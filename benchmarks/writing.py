@@ -22,7 +22,7 @@ from helpers.lessons import run_cells
 from helpers.load import LoadGenerator, stream_summary
 from helpers.session import free_port, ray_options
 
-CLIENTS, SECONDS, ROUNDS = (1, 8), 5, 3
+CLIENTS, SECONDS, ROUNDS = (1, 8), 5, 2
 VERSES = ("ROMEO.", "JULIET.", "HAMLET.", "To be, or", "O, that", "My lord,")
 TOKENS = 24
 PATIENCE_S = 120

@@ -84,7 +84,7 @@ FINDINGS = (
         "04_train_fashion_mnist",
         ("workers",),
         r"two workers: .*, ([\d.]+) times as fast",
-        "a network that one process can hold: on two cores, two workers train {} times as fast as two threads",
+        "a network that one process can hold: on two cores, two workers train at {} times the speed of two threads",
         at_most=1.2,
     ),
 )

@@ -202,10 +202,7 @@ def main() -> None:
         """Run `train_worker` on all workers."""
         with TrainingProgress("step", total=config["steps"]) as progress:
             run = ray.train.RunConfig(
-                name=f"{name}-{datetime.now():%Y%m%d-%H%M%S}",
-                storage_path=str(storage),
-                failure_config=failures,
-                callbacks=[progress.callback],
+                name=name, storage_path=str(storage), failure_config=failures, callbacks=[progress.callback]
             )
             trainer = ray.train.torch.TorchTrainer(
                 train_worker,
@@ -216,7 +213,7 @@ def main() -> None:
             )
             return trainer.fit()
 
-    result = train_together("fashion-mnist", settings)
+    result = train_together(f"fashion-mnist-{datetime.now():%Y%m%d-%H%M%S}", settings)
     best = result.get_best_checkpoint("val_loss", mode="min")
     best_metrics = min((metrics for _, metrics in result.best_checkpoints), key=lambda metrics: metrics["val_loss"])
     save_file(weights_in(best), data.results_dir("fashion_mnist_resnet18") / "model.safetensors")

@@ -162,7 +162,6 @@ FEWER = dict.fromkeys(
         others.combine_all,
         serve_gptj.adapted,
         serving.fallback,
-        tasks_and_actors.in_time,
         zero.divided_adam,
     ),
     {1: 0, 2: 0},

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import ray
 from ray.util import ActorPool
+from ray.util.state import list_tasks
 
 from helpers.exercises import tasks_and_actors
 
@@ -183,74 +184,66 @@ def window_that_counts(task, items, n):
     return ray.get(refs)
 
 
-def split_in_time(refs, seconds):
-    return ray.wait(refs, num_returns=len(refs), timeout=seconds)
+WORDS = {"PENDING_NODE_ASSIGNMENT": "resources", "PENDING_ARGS_AVAIL": "argument"}
 
 
-def in_time_without_cancelling(refs, seconds):
-    ready, _ = split_in_time(refs, seconds)
-    return ray.get([ref for ref in refs if ref in ready])
+def state_of(name):
+    return list_tasks(filters=[("name", "=", name)])[0].state
 
 
-def in_time_as_references(refs, seconds):
-    ready, late = split_in_time(refs, seconds)
-    for ref in late:
-        ray.cancel(ref)
-    return ready
+def why_as_the_state(name):
+    return state_of(name)
 
 
-def in_finishing_order_in_time(refs, seconds):
-    values, pending, end = [], refs, time.monotonic() + seconds
-    while pending and time.monotonic() < end:
-        ready, pending = ray.wait(pending, timeout=max(0, end - time.monotonic()))
-        values += ray.get(ready)
-    for ref in pending:
-        ray.cancel(ref)
-    return values
+def why_in_small_letters(name):
+    return state_of(name).lower()
 
 
-def in_time_all_or_nothing(refs, seconds):
-    return ray.get(refs, timeout=seconds)
+def why_of_the_first_task(name):
+    state = list_tasks()[0].state
+    return WORDS.get(state, state.lower())
 
 
-def in_time_only_one(refs, seconds):
-    ready, late = ray.wait(refs, timeout=seconds)
-    for ref in late:
-        ray.cancel(ref)
-    return ray.get(ready)
+def why_pending_is_pending(name):
+    state = state_of(name)
+    return "resources" if state.startswith("PENDING") else state.lower()
 
 
-def in_time_cancels_all(refs, seconds):
-    time.sleep(seconds)
-    for ref in refs:
-        ray.cancel(ref)
-    return []
+def why_without_failures(name):
+    return WORDS.get(state_of(name), "running")
 
 
-def in_time_one_by_one(refs, seconds):
-    values, end = [], time.monotonic() + seconds
-    for ref in refs:
-        try:
-            values.append(ray.get(ref, timeout=max(0, end - time.monotonic())))
-        except ray.exceptions.GetTimeoutError:
-            ray.cancel(ref)
-    return values
+def why_of_all(name):
+    return [WORDS.get(task.state, task.state.lower()) for task in list_tasks(filters=[("name", "=", name)])]
 
 
-def in_time_by_asking_again(refs, seconds):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and split_in_time(refs, 0)[1]:
-        time.sleep(0.1)
-    ready, late = split_in_time(refs, 0)
-    for ref in late:
-        ray.cancel(ref, force=True)
-    return [ray.get(ref) for ref in refs if ref in ready]
+def why_in_capitals(name):
+    return WORDS.get(state_of(name), state_of(name)).capitalize()
 
 
-def in_time_as_a_tuple(refs, seconds):
-    ready, late = split_in_time(refs, seconds)
-    [ray.cancel(ref) for ref in late]
-    return tuple(ray.get(sorted(ready, key=refs.index)))
+def why_by_looking_through_all(name):
+    for task in list_tasks(limit=10_000):
+        if task.name == name:
+            return WORDS.get(task.state, task.state.lower())
+    return "no such task"
+
+
+def why_by_cases(name):
+    match state_of(name):
+        case "PENDING_NODE_ASSIGNMENT":
+            return "resources"
+        case "PENDING_ARGS_AVAIL":
+            return "argument"
+        case other:
+            return other.lower()
+
+
+def why_by_filters(name):
+    words = {**WORDS, "RUNNING": "running", "FAILED": "failed", "FINISHED": "finished"}
+    for state, word in words.items():
+        if list_tasks(filters=[("name", "=", name), ("state", "=", state)]):
+            return word
+    raise LookupError(name)
 
 
 def actors_of(Model, n):
@@ -384,14 +377,14 @@ WRONG = {
         (lambda task, items, n: [task(item) for item in items], "task.remote"),
         (lambda task, items, n: None, "Return a list"),
     ],
-    (3, tasks_and_actors.in_time): [
-        (in_time_without_cancelling, "ray.cancel"),
-        (in_time_as_references, "with ray.get"),
-        (in_finishing_order_in_time, "in the order of refs"),
-        (in_time_all_or_nothing, "GetTimeoutError"),
-        (in_time_only_one, "num_returns"),
-        (in_time_cancels_all, "num_returns"),
-        (lambda refs, seconds: None, "Return a list"),
+    (3, tasks_and_actors.why): [
+        (why_as_the_state, "instead of Ray's state"),
+        (why_in_small_letters, "The words are"),
+        (why_of_the_first_task, "of this name only"),
+        (why_pending_is_pending, "a word of its own"),
+        (why_without_failures, "a word of its own"),
+        (why_of_all, "returns a list"),
+        (why_in_capitals, "The words are"),
     ],
     (4, tasks_and_actors.ask_all): [
         (one_actor_for_all, "one actor with"),
@@ -416,7 +409,7 @@ RIGHT = {
         answers_that_remove,
     ],
     (2, tasks_and_actors.at_most): [window_by_threads, window_that_pops, window_that_counts],
-    (3, tasks_and_actors.in_time): [in_time_one_by_one, in_time_by_asking_again, in_time_as_a_tuple],
+    (3, tasks_and_actors.why): [why_by_looking_through_all, why_by_cases, why_by_filters],
     (4, tasks_and_actors.ask_all): [
         ask_by_a_pool,
         ask_by_slices,
