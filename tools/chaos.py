@@ -32,8 +32,8 @@ from tools.chaos_work import Amounts, Work, serve_numbers, train_model, tune_rat
 
 FILE = Path(__file__).resolve().parent.parent / "benchmarks" / "chaos.md"
 NODES, CPUS_OF_NODE = 3, 2
-LONG = Amounts(tasks=300, requests_s=40, epochs=10, trials=6, steps=8)
-SHORT = Amounts(tasks=60, requests_s=12, epochs=4, trials=3, steps=4)
+LONG = Amounts(tasks=300, requests_s=40, epochs=10, trials=6, steps=8, kills=None)
+SHORT = Amounts(tasks=60, requests_s=12, epochs=3, trials=2, steps=4, kills=2)
 BAG = ("worker", "worker", "worker", "node")  # shuffled, and emptied before the next one
 LIMIT_S = 900  # of one workload; what has not ended then waits for something that never comes
 HEAD = ("under", "rounds", "done", "workers killed", "nodes killed", "lost", "failed", "wrong")
@@ -145,16 +145,20 @@ class Nodes:
 
 @contextmanager
 def killing(
-    nodes: Nodes, chance: random.Random, pause_s: tuple[float, float], begin: threading.Event
+    nodes: Nodes,
+    chance: random.Random,
+    pause_s: tuple[float, float],
+    begin: threading.Event,
+    kills: int | None = None,
 ) -> Iterator[dict[str, int]]:
-    """Kill while the block runs, once it has begun; what this gives counts the killed workers and nodes."""
+    """Kill while the block runs, once it has begun, at most so often; the dict counts the killed workers and nodes."""
     over, killed = threading.Event(), {"worker": 0, "node": 0}
     problems: list[BaseException] = []
 
     def kill_until_over() -> None:
         bag: list[str] = []
         begin.wait()
-        while not over.wait(chance.uniform(*pause_s)):
+        while sum(killed.values()) != kills and not over.wait(chance.uniform(*pause_s)):
             bag = bag or chance.sample(BAG, len(BAG))
             kill = nodes.kill_node if bag[-1] == "node" else nodes.kill_worker
             try:
@@ -190,7 +194,8 @@ def run(amounts: Amounts, seconds: float, seed: int) -> list[Row]:
             for workload, row in zip(WORKLOADS, rows, strict=True):
                 print(f"{workload.name}, round {row.rounds + 1}", flush=True)
                 begin = threading.Event()
-                with tempfile.TemporaryDirectory() as folder, killing(nodes, chance, workload.pause_s, begin) as killed:
+                disturbed = killing(nodes, chance, workload.pause_s, begin, amounts.kills)
+                with tempfile.TemporaryDirectory() as folder, disturbed as killed:
                     limit = threading.Timer(LIMIT_S, give_up, [workload.name])
                     limit.start()
                     try:
@@ -216,7 +221,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10, help="rounds begin until then; default: 10")
     parser.add_argument("--seed", type=int, default=0, help="of what is killed, and when; default: 0")
-    parser.add_argument("--short", action="store_true", help="one round with little work")
+    parser.add_argument("--short", action="store_true", help="one round with little work and few kills")
     parser.add_argument("--keep", action="store_true", help=f"store the table in benchmarks/{FILE.name}")
     asked = parser.parse_args()
     if os.environ.get("RAY_AUTH_MODE") != "token":

@@ -37,13 +37,17 @@ STEP_S = 1.0  # of an epoch and of a step of a trial, so that there is time to b
 
 @dataclass(frozen=True)
 class Amounts:
-    """How much work one round is: tasks, seconds of requests, epochs, trials, and steps of each trial."""
+    """How much work one round is: tasks, seconds of requests, epochs, trials, and steps of each trial.
+
+    And how many kills each kind of work meets at most; None: as many as it has time for.
+    """
 
     tasks: int
     requests_s: float
     epochs: int
     trials: int
     steps: int
+    kills: int | None
 
 
 @dataclass(frozen=True)
