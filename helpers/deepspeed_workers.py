@@ -45,12 +45,11 @@ def _counted(workers: int) -> str:
     return f"{workers} worker" if workers == 1 else f"{workers} workers"
 
 
-def prepare_deepspeed() -> None:
-    """Let DeepSpeed join the process group of this worker; call it before the model is loaded.
+def stay_on_cpu() -> None:
+    """Keep DeepSpeed to the CPU in a worker to which Ray has given no GPU; call it before DeepSpeed is imported.
 
-    With ZeRO stage 3, `from_pretrained` already divides the weights among the workers, so DeepSpeed has to know them by
-    then. Nothing is compiled: sums between the processes of one machine go through the process group as well. A worker
-    to which Ray has given no GPU keeps to its CPU, although Ray does not hide the machine's GPUs from it.
+    Ray does not hide the machine's GPUs from such a worker. And nothing is compiled: sums between the processes of one
+    machine go through the process group as well.
 
     Source: deepspeed/comm/torch.py of DeepSpeed 0.19 looks into the table of operators.
     """
@@ -59,4 +58,17 @@ def prepare_deepspeed() -> None:
     import deepspeed
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def prepare_deepspeed() -> None:
+    """Let DeepSpeed join the process group of this worker; call it before the model is loaded.
+
+    With ZeRO stage 3, `from_pretrained` already divides the weights among the workers, so DeepSpeed has to know them by
+    then. `stay_on_cpu` comes first.
+
+    Source: written for this course.
+    """
+    stay_on_cpu()
+    import deepspeed
+
     deepspeed.init_distributed(verbose=False)

@@ -50,6 +50,7 @@ from tests.exercise_answers import (
     autoscaling,
     fine_tuning_with_lora,
     inside_an_llm_server,
+    looking_inside_workers,
     memory_under_pressure,
     n00,
     n01,
@@ -95,6 +96,7 @@ ANSWERS = {
     "deep_dives/memory_under_pressure": memory_under_pressure,
     "deep_dives/fine_tuning_with_lora": fine_tuning_with_lora,
     "deep_dives/inside_an_llm_server": inside_an_llm_server,
+    "deep_dives/looking_inside_workers": looking_inside_workers,
     "12_capstone": n12,
     "deep_dives/reinforcement_learning": reinforcement_learning,
     "deep_dives/autoscaling": autoscaling,
@@ -133,7 +135,15 @@ NEEDS_RAY = {
     "four_jobs",
     "gather",
 }
-RAY_MODULES = ("tasks_and_actors", "actor_patterns", "object_store", "memory_under_pressure", "cluster", "debugging")
+RAY_MODULES = (
+    "tasks_and_actors",
+    "actor_patterns",
+    "object_store",
+    "memory_under_pressure",
+    "cluster",
+    "debugging",
+    "inside_a_worker",
+)
 # Their answers are made when Serve runs.
 OF_SERVE = (
     serving.multiplexed,

@@ -204,8 +204,12 @@ def count_odd(answer: Callable[[int], int]) -> Verdict:
     """Exercise 4: the program ends on the CPUs that there are, as often as it is called, and its tasks do the work."""
     if (missing := without_ray()) is not None:
         return missing
+    if "NotImplementedError" in answer.__code__.co_names:  # a stub, which need not wait for the old program
+        answer(0)
     if not _all_cpus_free():
-        hint = "run `for loader in loaders: ray.kill(loader)` to end the old program, then this cell again."
+        hint = (
+            "start afresh with ray.shutdown() and ray.init(**ray_options(num_cpus=2)), then run your cell and this one."
+        )
         return Verdict("not solved yet", f"something still keeps CPUs that your program needs: {hint}")
     for days in (6, 9):
         before = _tasks()
