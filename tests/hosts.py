@@ -136,8 +136,8 @@ class Ran:
         return f"| {self.lesson} | {ended} | {self.seconds:.0f} |"
 
 
-def run_lesson(head: Host, notebook: Path, shared: Path, **variables: str) -> Ran:
-    """Run a lesson on the head, at its laptop size, joined to the cluster there."""
+def run_lesson(head: Host, notebook: Path, shared: Path, until: str = "", **variables: str) -> Ran:
+    """Run a lesson on the head, at its laptop size, joined to the cluster there; not further than the tag `until`."""
     environment = {
         "RAY_AUTH_MODE": "token",
         "RAY_ADDRESS": f"{head.address}:6379",
@@ -146,14 +146,14 @@ def run_lesson(head: Host, notebook: Path, shared: Path, **variables: str) -> Ra
         "PYTHONPATH": str(REPOSITORY),
         **variables,
     }
-    command = f"cd {REPOSITORY}; {sys.executable} -m tests.hosts --execute {notebook}"
+    command = f"cd {REPOSITORY}; {sys.executable} -m tests.hosts --execute {notebook} --until {until or '-'}"
     code, said = head.run(command, timeout=3600, **environment)
     assert code == 0, said
     return Ran(**json.loads(said.splitlines()[-1]))
 
 
-def execute(notebook: Path) -> Ran:
-    """Run a lesson here, cell by cell, until its end or its first error."""
+def execute(notebook: Path, until: str = "") -> Ran:
+    """Run a lesson here, cell by cell, until its end, the cell with the tag `until`, or its first error."""
     book = nbformat.read(notebook, 4)
     client = NotebookClient(book, timeout=SECONDS_PER_CELL, resources={"metadata": {"path": str(notebook.parent)}})
     start, took, said = time.perf_counter(), [(0.0, "start of the kernel")], ""
@@ -167,7 +167,7 @@ def execute(notebook: Path) -> Ran:
             except CellTimeoutError:
                 said = f"the cell did not end within {SECONDS_PER_CELL} s"
             took.append((time.perf_counter() - began, cell.source.partition("\n")[0]))
-            if said:
+            if said or until in cell.metadata.get("tags", []):
                 break
     seconds, line = took[-1] if said else max(took)
     return Ran(notebook.stem, time.perf_counter() - start, said, seconds, line)
@@ -183,9 +183,10 @@ def main() -> None:
     parser.add_argument("lessons", nargs="*", help="beginnings of names, such as 01; default: all")
     parser.add_argument("--keep", action="store_true", help=f"store the table in cluster/{TABLE.name}")
     parser.add_argument("--execute", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--until", default="", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.execute:
-        print(json.dumps(vars(execute(asked.execute))))
+        print(json.dumps(vars(execute(asked.execute, asked.until))))
         return
     if asked.keep and asked.lessons:
         parser.error("--keep stores a whole table: leave out the names of the lessons")

@@ -111,6 +111,18 @@ def test_kills_are_counted_when_something_was_there_to_be_killed() -> None:
 
 
 @pytest.mark.fast
+def test_no_more_is_killed_than_allowed() -> None:
+    nodes = NodesThatCount()
+    with chaos.killing(nodes, random.Random(0), (0.01, 0.02), begun(), kills=2) as killed:
+        end = time.monotonic() + 20
+        while sum(killed.values()) < 2:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        time.sleep(0.3)
+    assert sum(killed.values()) == 2
+
+
+@pytest.mark.fast
 def test_who_cannot_kill_says_so() -> None:
     with pytest.raises(RuntimeError, match="the figures would say too little") as caught:
         with chaos.killing(NodesThatFail(), random.Random(0), (0.01, 0.02), begun()):

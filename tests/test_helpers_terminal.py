@@ -15,7 +15,7 @@ import pytest
 
 from helpers import terminal
 from helpers.data import REPOSITORY
-from helpers.terminal import ray_command, stack_of
+from helpers.terminal import ray_command, stack_of, time_of
 
 
 @pytest.mark.fast
@@ -71,6 +71,32 @@ def test_stack_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_stack_without_py_spy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(terminal.sys, "executable", str(tmp_path / "python"))
     assert "py-spy is not installed" in stack_of(1)
+    assert "py-spy is not installed" in time_of(1)
+
+
+BUSY = """
+def search():
+    while True:
+        9999 in range_as_list
+range_as_list = list(range(10_000))
+search()
+"""
+
+
+def test_time_of_a_process() -> None:
+    """Nearly all of it goes into one line. The process is our own child, into which Linux lets us look."""
+    process = subprocess.Popen([sys.executable, "-c", BUSY])
+    try:
+        time.sleep(2)
+        if sys.platform == "linux":
+            said = time_of(process.pid, seconds=1)
+            share = re.match(r" *(\d+)%  search \(.*:4\)", said)
+            assert share and int(share[1]) >= 80, said
+            assert len(time_of(process.pid, seconds=1, lines=1).splitlines()) == 1
+    finally:
+        process.kill()
+        process.wait()
+    assert re.search(rf"may not look into process {process.pid} here \(it said: .+\)", time_of(process.pid))
 
 
 def test_the_commands_of_the_field_guide_work(ray_session: None) -> None:

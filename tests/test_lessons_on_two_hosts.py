@@ -22,11 +22,13 @@ from tests.hosts import (
     two_hosts,
 )
 
-# What make test runs of them: 04 with one epoch instead of two. The others take most of an hour.
+# What make test runs of them: of 04 one epoch instead of two, and not the run that loses a worker, which its own test
+# has. The others take most of an hour.
 SHORT = {
     "00_start_here": {},
     "01_tasks_and_actors": {},
-    "04_train_fashion_mnist": {"RAY_COURSE_SETTINGS": json.dumps({"epochs": 1})},
+    "03_ray_data": {},
+    "04_train_fashion_mnist": {"RAY_COURSE_SETTINGS": json.dumps({"epochs": 1}), "until": "start-up"},
 }
 
 
@@ -74,3 +76,13 @@ def test_a_lesson_that_fails_is_told_with_its_cell(tmp_path: Path) -> None:
     nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
     ran = execute(path)
     assert (ran.lesson, ran.said, ran.cell) == ("lesson", "ZeroDivisionError: division by zero", "x / 0")
+
+
+@pytest.mark.fast
+def test_a_lesson_may_end_at_a_tag(tmp_path: Path) -> None:
+    cells = [nbformat.v4.new_code_cell(source) for source in ("x = 1", "x = 2", "1 / 0")]
+    cells[1].metadata["tags"] = ["enough"]
+    path = tmp_path / "lesson.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    assert execute(path, "enough").said == ""
+    assert execute(path, "no such tag").said == "ZeroDivisionError: division by zero"
