@@ -69,8 +69,7 @@ class Report(TrainerCallback):
         folder = f"{args.output_dir}/checkpoint-{state.global_step}"
         first = ray.train.get_context().get_world_rank() == 0
         checkpoint = ray.train.Checkpoint.from_directory(folder) if first else None
-        mode = ray.train.CheckpointUploadMode.NO_UPLOAD
-        ray.train.report(metrics, checkpoint, checkpoint_upload_mode=mode)
+        ray.train.report(metrics, checkpoint, checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD)
 
 
 def train_and_survive(config: dict[str, Any]) -> None:
@@ -210,7 +209,6 @@ def main() -> None:
     by_step = {metrics["step"]: metrics for _, metrics in result.best_checkpoints}
     for step, metrics in by_step.items():
         print(f"step {step}: perplexity {np.exp(metrics['eval_loss']):.0f}")
-    print(f"{1 / result.metrics['steps_per_s']:.2f} s for a step")
 
     best = result.get_best_checkpoint("eval_loss", mode="min")
     loss = min(metrics["eval_loss"] for metrics in by_step.values())

@@ -1,7 +1,7 @@
 """Two hosts on one machine: network namespaces with addresses and processes of their own, and lessons run on them.
 
     python -m tests.hosts --keep           # every lesson with RAY_ADDRESS set; the table goes to cluster/two_hosts.md
-    python -m tests.hosts 01 04            # some of them, and no table
+    python -m tests.hosts --keep 01 04     # some of them, whose rows are replaced in the table
 
 `ray stop` in a host reaches nothing outside of it.
 """
@@ -173,9 +173,13 @@ def execute(notebook: Path, until: str = "") -> Ran:
     return Ran(notebook.stem, time.perf_counter() - start, said, seconds, line)
 
 
-def table(rows: list[Ran]) -> str:
-    """The rows in Markdown."""
-    return "| lesson | on two hosts | seconds |\n|---|---|---|\n" + "".join(f"{row.row()}\n" for row in rows)
+def table(rows: list[Ran], stored: str = "") -> str:
+    """The rows in Markdown, and those of a stored table whose lessons were not run again."""
+    lines = {line.split(" | ")[0]: line for line in stored.splitlines() if re.match(r"\| \d\d_", line)}
+    lines |= {row.row().split(" | ")[0]: row.row() for row in rows}
+    return "| lesson | on two hosts | seconds |\n|---|---|---|\n" + "".join(
+        f"{lines[name]}\n" for name in sorted(lines)
+    )
 
 
 def main() -> None:
@@ -188,8 +192,6 @@ def main() -> None:
     if asked.execute:
         print(json.dumps(vars(execute(asked.execute, asked.until))))
         return
-    if asked.keep and asked.lessons:
-        parser.error("--keep stores a whole table: leave out the names of the lessons")
     if not hosts_are_possible():
         sys.exit(IMPOSSIBLE)
     chosen = [path for path in LESSONS if not asked.lessons or path.name.startswith(tuple(asked.lessons))]
@@ -201,7 +203,8 @@ def main() -> None:
             print(rows[-1], flush=True)
     print("\n" + table(rows))
     if asked.keep:
-        TABLE.write_text(f"# The lessons on two hosts\n\n{ABOUT}\n\n{table(rows)}")
+        stored = TABLE.read_text() if asked.lessons and TABLE.exists() else ""
+        TABLE.write_text(f"# The lessons on two hosts\n\n{ABOUT}\n\n{table(rows, stored)}")
     if bad := [row.lesson for row in rows if not row.is_good()]:
         sys.exit(f"these neither ended nor said within {SAYS_WITHIN_S} s what they lack: {', '.join(bad)}")
 

@@ -19,6 +19,7 @@ from tests.hosts import (
     hosts_are_possible,
     joined,
     run_lesson,
+    table,
     two_hosts,
 )
 
@@ -76,6 +77,17 @@ def test_a_lesson_that_fails_is_told_with_its_cell(tmp_path: Path) -> None:
     nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
     ran = execute(path)
     assert (ran.lesson, ran.said, ran.cell) == ("lesson", "ZeroDivisionError: division by zero", "x / 0")
+
+
+@pytest.mark.fast
+def test_rows_of_lessons_that_ran_again_are_replaced() -> None:
+    old = table([Ran("00_a", 10, "", 5, "x"), Ran("01_b", 20, "Error: no", 2, "y")])
+    new = table([Ran("01_b", 30, "", 9, "y"), Ran("02_c", 40, "", 9, "z")], f"# Title\n\n{old}")
+    assert new.splitlines()[2:] == [
+        "| 00_a | runs to its end | 10 |",
+        "| 01_b | runs to its end | 30 |",
+        "| 02_c | runs to its end | 40 |",
+    ]
 
 
 @pytest.mark.fast
