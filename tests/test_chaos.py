@@ -142,7 +142,7 @@ def test_what_is_right_depends_on_every_step() -> None:
         torch.set_num_threads(before)
 
 
-@pytest.mark.long
+@pytest.mark.timeout(600)
 def test_a_short_form_loses_nothing() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_worker_niceness": "0"}
