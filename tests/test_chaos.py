@@ -147,7 +147,7 @@ def test_a_short_form_loses_nothing() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_worker_niceness": "0"}
     command = [sys.executable, "-m", "tools.chaos", "--short"]
-    done = subprocess.run(command, cwd=data.REPOSITORY, env=environment, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, cwd=data.REPOSITORY, env=environment, capture_output=True, text=True, timeout=560)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
     rows = [line for line in done.stdout.splitlines() if line.endswith("| 0 | 0 | 0 |")]
     assert len(rows) == len(chaos.WORKLOADS)
