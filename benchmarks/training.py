@@ -31,7 +31,7 @@ Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
 
 
 def measure() -> list[Row]:
-    """The rows of this group; five minutes on two cores."""
+    """The rows of this group; four minutes on two cores."""
     ray.init(**ray_options(num_cpus=WORKERS, log_to_driver=False))
     found: dict[str, list[float]] = {"Ray Train": [], "torchrun": [], "Ray Data": []}
     for _ in range(ROUNDS):

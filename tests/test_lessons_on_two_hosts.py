@@ -23,8 +23,8 @@ from tests.hosts import (
     two_hosts,
 )
 
-# What make test runs of them: of 04 one epoch instead of two, and not the run that loses a worker, which its own test
-# has. The others take most of an hour.
+# What make test runs of them: of 04 one epoch instead of two, and not the run that loses a worker, which the notebook's
+# own run has. The others take most of an hour.
 SHORT = {
     "00_start_here": {},
     "01_tasks_and_actors": {},

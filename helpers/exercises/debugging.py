@@ -204,8 +204,9 @@ def count_odd(answer: Callable[[int], int]) -> Verdict:
     """Exercise 4: the program ends on the CPUs that there are, as often as it is called, and its tasks do the work."""
     if (missing := without_ray()) is not None:
         return missing
-    if "NotImplementedError" in answer.__code__.co_names:  # a stub, which need not wait for the old program
-        answer(0)
+    # A stub is said to be one although the old program still keeps the CPUs, for which an answer would wait forever.
+    if getattr(getattr(answer, "__code__", None), "co_names", ()) == ("NotImplementedError",):
+        raise NotImplementedError
     if not _all_cpus_free():
         hint = (
             "start afresh with ray.shutdown() and ray.init(**ray_options(num_cpus=2)), then run your cell and this one."
